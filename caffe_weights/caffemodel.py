@@ -1,0 +1,271 @@
+"""Caffe's binary nets: read over a memory map, written as a stream.
+
+Reading follows `Net::CopyTrainedLayersFrom` and `Blob::FromProto` (net.cpp, blob.cpp at 9b891540): a blob's
+sizes are its `shape`, or the four legacy fields when any of them is set; `double_data` wins over `data`
+when it is not empty; the number of values must be the product of the sizes. Nets of every generation are
+read (V2 `layer`, V1 `layers`, V0 inside V1), plain or gzipped, packed or not.
+
+A legacy blob has four sizes, whatever it holds: a bias is 1 x 1 x 1 x N. Where the layer's type tells the
+natural rank, the leading ones are dropped, as Caffe's right-aligned comparison of shapes would.
+
+Writing puts fields in the order of their numbers, as Caffe does. A layer whose blobs are the ones that
+were read is written as the bytes that were read, so an unchanged model is byte-identical, also where
+protobuf would write it otherwise (an unknown enum value, unpacked values, fields out of order).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO, NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from caffe_weights import wire
+from caffe_weights.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V1LayerParameter
+from caffe_weights.errors import FormatError
+from caffe_weights.mapped import CAFFE_MOST_BYTES, MappedFile, copy_range, open_mapped, write_array
+
+DATA, DIFF, DOUBLE_DATA = 5, 6, 8  # fields of BlobProto
+MOST_AXES = 32  # blob.hpp: kMaxBlobAxes
+Message = LayerParameter | V1LayerParameter
+
+# Ranks of the blobs of a layer, by its type in each generation; for legacy four-size blobs only.
+_RANKS: dict[str, tuple[int, ...]] = {
+    "Convolution": (4, 1), "CONVOLUTION": (4, 1), "conv": (4, 1),
+    "Deconvolution": (4, 1), "DECONVOLUTION": (4, 1),
+    "InnerProduct": (2, 1), "INNER_PRODUCT": (2, 1), "innerproduct": (2, 1),
+    "Embed": (2, 1), "PReLU": (1,), "Scale": (1, 1), "Bias": (1,), "BatchNorm": (1, 1, 1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer of a file: `message` holds its settings and, in `blobs`, shapes without values."""
+
+    name: str
+    type: str
+    message: Message
+    blobs: tuple[np.ndarray, ...]
+    start: int  # of its tag
+    end: int
+
+
+@dataclass(frozen=True)
+class CaffeModel:
+    """A net as it stands in a file. `net` is of the file's generation; its blobs hold no values."""
+
+    path: str
+    mapped: MappedFile
+    net: NetParameter
+    layers: tuple[LayerRecord, ...]
+
+    @property
+    def parameter_layers(self) -> list[LayerRecord]:
+        """The layers that hold blobs, in file order."""
+        return [layer for layer in self.layers if layer.blobs]
+
+
+def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
+    """Map and index a `.caffemodel` or `.caffemodel.gz`. Blobs are read-only views, float32 or float64.
+
+    FormatError where the bytes are no net, a blob's shape does not match its values, or no layer is left.
+    """
+    mapped = open_mapped(path)
+    where = str(path)
+    stripped = wire.strip(mapped, 0, len(mapped), wire.NET, where)
+    net = _parse_net(stripped.rest, where)
+    spans = [
+        item
+        for item in wire.fields(mapped, 0, len(mapped), where)
+        if item.wire == wire.LEN and item.number in (100, 2)
+    ]
+    messages = _in_file_order(net, spans)
+    payloads = iter(stripped.blobs)
+    layers = tuple(
+        _record(mapped, message, [next(payloads) for _ in _blob_protos(message)], span, where)
+        for message, span in zip(messages, spans, strict=True)
+    )
+    return CaffeModel(where, mapped, net, layers)
+
+
+def write_model(
+    model: CaffeModel, blobs_of: Callable[[LayerRecord], Sequence[np.ndarray]], out: IO[bytes]
+) -> None:
+    """Write `model` with the blobs that `blobs_of` gives each layer to the unbuffered file `out`."""
+    at = 0
+    for layer in model.layers:
+        blobs = blobs_of(layer)
+        copy_range(model.mapped, at, layer.start - at, out)
+        at = layer.start
+        if len(blobs) != len(layer.blobs) or any(a is not b for a, b in zip(blobs, layer.blobs, strict=True)):
+            _write_layer(layer.message, blobs, out)
+            at = layer.end
+    copy_range(model.mapped, at, len(model.mapped) - at, out)
+
+
+def write_net(net: NetParameter, blobs_of: Callable[[str], Sequence[np.ndarray]], out: IO[bytes]) -> None:
+    """Write a V2 `net` with the blobs that `blobs_of` gives for each layer name to `out`, unbuffered."""
+    head = NetParameter()
+    head.CopyFrom(net)
+    del head.layer[:]
+    out.write(head.SerializeToString(deterministic=True))
+    for layer in net.layer:
+        _write_layer(layer, blobs_of(layer.name), out)
+
+
+def blob_proto_array(blob: BlobProto, payloads: wire.Payloads, mapped: MappedFile, where: str) -> np.ndarray:
+    """The values of a BlobProto in its own shape. FormatError when their number does not match it."""
+    number = DOUBLE_DATA if payloads.count(DOUBLE_DATA) else DATA
+    shape = blob_shape(blob, where)
+    count = payloads.count(number)
+    if math.prod(shape) != count:
+        sizes = " x ".join(map(str, shape)) or "()"
+        raise FormatError(where, f"shape {sizes} with {count} values", f"{math.prod(shape)} values",
+                          "the file is damaged")  # fmt: skip
+    return payloads.array(mapped, number).reshape(shape)
+
+
+def blob_shape(blob: BlobProto, where: str) -> tuple[int, ...]:
+    """The sizes a BlobProto declares, four for a legacy one. FormatError for impossible sizes."""
+    shape = (blob.num, blob.channels, blob.height, blob.width) if is_legacy(blob) else tuple(blob.shape.dim)
+    if len(shape) > MOST_AXES:
+        raise FormatError(
+            where, f"a blob of {len(shape)} axes", f"at most {MOST_AXES}", "the file is damaged"
+        )
+    if any(size < 0 for size in shape) or math.prod(shape) > CAFFE_MOST_BYTES:
+        sizes = " x ".join(map(str, shape))
+        raise FormatError(where, f"shape {sizes}", "sizes Caffe can hold", "the file is damaged")
+    return shape
+
+
+def is_legacy(blob: BlobProto) -> bool:
+    """Whether the sizes are the four fields of before 2014."""
+    return any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
+
+
+def _parse_net(rest: bytes, where: str) -> NetParameter:
+    try:
+        net = NetParameter.FromString(rest)
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise FormatError(
+            where, f"no caffemodel ({error})", "a NetParameter", "the file is damaged"
+        ) from None
+    if not net.layer and not net.layers:
+        raise FormatError(where, "no layers", "a net with layers", "the file is cut off or of another kind")
+    if net.layer and net.layers:
+        raise FormatError(where, "layers of both generations, `layer` and `layers`", "one of them")
+    return net
+
+
+def _in_file_order(net: NetParameter, spans: list[wire.Field]) -> list[Message]:
+    new, old = iter(net.layer), iter(net.layers)
+    return [next(new) if span.number == 100 else next(old) for span in spans]
+
+
+def _blob_protos(message: Message) -> list[BlobProto]:
+    """The blobs of a layer in the order of the walk: a V0 layer's own are in the layer it wraps."""
+    if isinstance(message, V1LayerParameter) and message.HasField("layer"):
+        return [*message.layer.blobs, *message.blobs]
+    return list(message.blobs)
+
+
+def _record(
+    mapped: MappedFile, message: Message, payloads: list[wire.Payloads], span: wire.Field, path: str
+) -> LayerRecord:
+    name, kind = layer_identity(message, path)
+    if isinstance(message, V1LayerParameter) and message.blobs and message.layer.blobs:
+        raise FormatError(f"{path}: layer {name!r}", "blobs of both generations", "one of them")
+    blobs = []
+    for index, (blob, payload) in enumerate(zip(_blob_protos(message), payloads, strict=True)):
+        where = f"{path}: blob {index} of layer {name!r}"
+        array = blob_proto_array(blob, payload, mapped, where)
+        blobs.append(_natural(array, kind, index) if is_legacy(blob) else array)
+    return LayerRecord(name, kind, message, tuple(blobs), span.at, span.end)
+
+
+def layer_identity(message: Message, path: str = "") -> tuple[str, str]:
+    """Name and type of a layer of any generation; the type is spelled as that generation does."""
+    try:
+        if isinstance(message, LayerParameter):
+            return message.name, message.type
+        if message.HasField("layer"):
+            return message.layer.name, message.layer.type
+        return message.name, V1LayerParameter.LayerType.Name(message.type)
+    except UnicodeDecodeError:
+        raise FormatError(path, "a layer name that is no text", "UTF-8", "the file is damaged") from None
+
+
+def _natural(array: np.ndarray, kind: str, index: int) -> np.ndarray:
+    ranks = _RANKS.get(kind, ())
+    drop = 4 - ranks[index] if index < len(ranks) else 0
+    return array.reshape(array.shape[drop:]) if all(size == 1 for size in array.shape[:drop]) else array
+
+
+class _Encoded(NamedTuple):
+    """A blob as a field of its layer: `head`, then the values, then `tail`."""
+
+    head: bytes
+    array: np.ndarray
+    tail: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + self.array.nbytes + len(self.tail)
+
+
+def _write_layer(message: Message, blobs: Sequence[np.ndarray], out: IO[bytes]) -> None:
+    """Write one layer: its settings with the blobs between them, where their field number belongs."""
+    tag = wire.encode_tag(100 if isinstance(message, LayerParameter) else 2, wire.LEN)
+    encoded = [_encode_blob(array, _blob_field(message)) for array in blobs]
+    before, after = _around_blobs(message, sum(blob.size for blob in encoded))
+    total = len(before) + sum(blob.size for blob in encoded) + len(after)
+    out.write(tag + wire.encode_varint(total) + before)
+    for blob in encoded:
+        out.write(blob.head)
+        write_array(blob.array, out)
+        out.write(blob.tail)
+    out.write(after)
+
+
+def _blob_field(message: Message) -> int:
+    if isinstance(message, LayerParameter):
+        return 7
+    return 50 if message.HasField("layer") else 6
+
+
+def _encode_blob(array: np.ndarray, number: int) -> _Encoded:
+    """A BlobProto of today's form around the values: data (5), shape (7), double_data (8)."""
+    payload = DOUBLE_DATA if array.dtype == np.float64 else DATA
+    values = wire.encode_tag(payload, wire.LEN) + wire.encode_varint(array.nbytes) if array.size else b""
+    declared = BlobProto()
+    declared.shape.dim.extend(array.shape)
+    shape = declared.SerializeToString()
+    head, tail = (shape + values, b"") if payload == DOUBLE_DATA else (values, shape)
+    size = len(head) + array.nbytes + len(tail)
+    return _Encoded(wire.encode_tag(number, wire.LEN) + wire.encode_varint(size) + head, array, tail)
+
+
+def _around_blobs(message: Message, blobs_size: int) -> tuple[bytes, bytes]:
+    """The encoded layer without blobs, cut where its blobs, `blobs_size` bytes in all, belong."""
+    bare = type(message)()
+    bare.CopyFrom(message)  # type: ignore[arg-type]
+    bare.ClearField("blobs")
+    if not (isinstance(bare, V1LayerParameter) and bare.HasField("layer")):
+        return _split_at(bare.SerializeToString(deterministic=True), _blob_field(message))
+    bare.layer.ClearField("blobs")
+    before, after = _split_at(bare.layer.SerializeToString(deterministic=True), 50)
+    bare.ClearField("layer")
+    wrapped = wire.encode_tag(1, wire.LEN) + wire.encode_varint(len(before) + blobs_size + len(after))
+    return wrapped + before, after + bare.SerializeToString(deterministic=True)
+
+
+def _split_at(encoded: bytes, number: int) -> tuple[bytes, bytes]:
+    """Cut an encoded message in front of the first field with a greater number."""
+    for item in wire.fields(encoded, 0, len(encoded), "a layer"):
+        if item.number > number:
+            return encoded[: item.at], encoded[item.at :]
+    return encoded, b""

@@ -1,0 +1,46 @@
+"""Packaging: three top-level packages, listed by name, since `tests` and `benchmarks` must never be installed."""
+
+from setuptools import setup
+
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6",
+    "opencv-python-headless>=4.5,<5",
+    "scikit-learn>=1.4",
+    "grpcio-tools>=1.76",
+    "build>=1",
+    "ruff>=0.14",
+    "mypy>=1.18",
+    "types-protobuf",
+]
+
+setup(
+    packages=["caffe_weights", "surgery", "reproduce", "reproduce.commands", "reproduce.demo_data",
+              "reproduce.layers", "reproduce.nets"],
+    package_data={
+        "caffe_weights": ["caffe.proto", "*.pyi", "py.typed"],
+        "surgery": ["py.typed"],
+        "reproduce": ["py.typed"],
+        "reproduce.demo_data": ["*.caffemodel", "*.prototxt", "*.npz"],
+    },
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.5",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "h5py>=3.10",
+        "pillow>=10",
+        "click>=8.1",
+        "protobuf>=7.35.1,<8",
+        "safetensors>=0.5",
+        "rich>=13",
+        "matplotlib>=3.8",
+    ],
+    extras_require={"test": TEST, "bench": ["psutil>=5.9", "onnxruntime>=1.17", "openvino>=2024.0"]},
+    entry_points={
+        "console_scripts": [
+            "fcn = reproduce.cli:main",
+            "convert-weights = reproduce.cli:convert_weights_main",
+        ]
+    },
+)
