@@ -65,16 +65,18 @@ def crop(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     axis = find_axis(layer, "axis", layer.crop_param.axis, len(shape))
     if len(like) < len(shape):
         raise fail(layer, f"bottom 1 ({layer.bottom[1]}) is {dims(like)}", f"{len(shape)} axes as bottom 0")
-    offsets = crop_offsets(layer, len(shape) - axis)
+    offsets = file_offsets(layer, len(shape) - axis)
     for i, offset in enumerate(offsets, start=axis):
         if offset + like[i] > shape[i]:
-            raise fail(layer, f"offset {offset} in axis {i}: bottom 0 ({layer.bottom[0]}) has {shape[i]}, bottom 1 "
-                       f"({layer.bottom[1]}) has {like[i]}", f"an offset of at most {shape[i] - like[i]}"
-                       if like[i] <= shape[i] else f"at least {like[i] + offset} in bottom 0", "change offset")
+            room = shape[i] - like[i]
+            raise fail(layer, f"offset {offset} in axis {i}: bottom 0 ({layer.bottom[0]}) has {shape[i]}, "
+                       f"bottom 1 ({layer.bottom[1]}) has {like[i]}", f"an offset of at most {room}"
+                       if room >= 0 else f"at least {like[i] + offset} in bottom 0",
+                       "change offset or the padding before")
     return ((*shape[:axis], *like[axis:len(shape)]),), ()
 
 
-def crop_offsets(layer: Layer, axes: int) -> Shape:
+def file_offsets(layer: Layer, axes: int) -> Shape:
     """Offsets of a Crop layer along its `axes` cropped axes; none in the file is 0, one holds for all."""
     values = tuple(layer.crop_param.offset)
     if len(values) > 1 and len(values) != axes:
@@ -113,7 +115,8 @@ def flatten(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     start = find_axis(layer, "axis", p.axis, len(shape))
     stop = find_axis(layer, "end_axis", p.end_axis, len(shape)) + 1
     if start >= stop:
-        raise fail(layer, f"end_axis {p.end_axis} lies before axis {p.axis} of {dims(shape)}", "axis or behind it")
+        raise fail(layer, f"end_axis {p.end_axis} lies before axis {p.axis} of {dims(shape)}",
+                   f"{start} or more", "set end_axis")
     return ((*shape[:start], prod(shape[start:stop]), *shape[stop:]),), ()
 
 

@@ -128,7 +128,8 @@ def weight_shape(layer: Layer, channels: int, window: Window) -> Shape:
 def find_axis(layer: Layer, field: str, axis: int, rank: int) -> int:
     """`axis` counted from the front; NetError unless a blob with `rank` axes has it."""
     if not -rank <= axis < rank:
-        raise fail(layer, f"{field} {axis} on a blob with {rank} axes", f"{-rank} to {rank - 1}", f"set {field}")
+        raise fail(layer, f"{field} {axis} on a blob with {rank} axes", f"{-rank} to {rank - 1}",
+                   f"set {field}")
     return axis % rank
 
 
@@ -148,7 +149,9 @@ def check_count(layer: Layer, blob: str, shape: Shape) -> None:
                    "use a smaller input")
 
 
-def _conv_field(layer: Layer, field: str, stem: str, axes: int | None, default: int | None, least: int) -> Shape:
+def _conv_field(
+    layer: Layer, field: str, stem: str, axes: int | None, default: int | None, least: int
+) -> Shape:
     p = layer.convolution_param
     values = list(getattr(p, field))
     if not (p.HasField(f"{stem}_h") or p.HasField(f"{stem}_w")):

@@ -39,7 +39,8 @@ def convolution(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """Convolution and Deconvolution: every bottom passes the same weights to the top of its index."""
     for i, shape in enumerate(bottoms):
         if shape != bottoms[0]:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}", f"{dims(bottoms[0])} as bottom 0")
+            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
+                       f"{dims(bottoms[0])} as bottom 0")
     if len(layer.top) != len(bottoms):
         raise fail(layer, f"{len(layer.top)} tops for {len(bottoms)} bottoms", "one top a bottom")
     p, shape = layer.convolution_param, bottoms[0]
@@ -193,8 +194,9 @@ def _pyramid_level(layer: Layer, size: Shape, level: int) -> Shape:
     if any(pad) and layer.spp_param.pool == layer.spp_param.STOCHASTIC:
         raise fail(layer, f"stochastic pooling needs padding at level {level}", "MAX or AVE", "set pool")
     if any(p >= k for p, k in zip(pad, kernel, strict=True)):
-        raise fail(layer, f"pyramid level {level} cuts {dims(size)} into windows of {dims(kernel)} with padding "
-                   f"{dims(pad)}", "padding below the window", "lower pyramid_height or enlarge the input")
+        raise fail(layer, f"pyramid level {level} cuts {dims(size)} into windows of {dims(kernel)} with "
+                   f"padding {dims(pad)}", "padding below the window",
+                   "lower pyramid_height or enlarge the input")
     return pool_size(size, Window(kernel, kernel, pad, (1, 1)))
 
 

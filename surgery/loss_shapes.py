@@ -83,7 +83,8 @@ def recurrent(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     state = (1, streams, hidden)
     for i, shape in enumerate(bottoms[len(bottoms) - states:] if states else (), start=len(bottoms) - states):
         if shape != state:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}", f"{dims(state)}, a hidden state")
+            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
+                       f"{dims(state)}, a hidden state")
     gates = 4 * hidden if layer.type == "LSTM" else hidden
     params: list[Shape] = [(gates, prod(bottoms[0][2:])), (gates,)]
     params += [(gates, prod(static[1:]))] if static is not None else []

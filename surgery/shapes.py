@@ -36,7 +36,8 @@ class LayerRule(NamedTuple):
 
 LAYER_RULES: dict[str, LayerRule] = {
     **{name: LayerRule(layers.same) for name in (
-        "AbsVal", "BNLL", "Clip", "Dropout", "ELU", "Power", "ReLU", "Sigmoid", "Swish", "TanH", "Threshold")},
+        "AbsVal", "BNLL", "Clip", "Dropout", "ELU", "Power", "ReLU", "Sigmoid", "Swish", "TanH",
+        "Threshold")},
     "Accuracy": LayerRule(losses.accuracy, (2, 2), (1, 2)),
     "ArgMax": LayerRule(arrays.arg_max),
     "BatchNorm": LayerRule(layers.batch_norm),
@@ -119,7 +120,7 @@ def known_types() -> frozenset[str]:
 
 
 def data_types() -> frozenset[str]:
-    """Layer types that bring data in from outside, Python among them; Input, which says so itself, is none."""
+    """Layer types that bring data in from outside, Python among them, but not Input."""
     return frozenset(SOURCES) - {"Input"}
 
 
@@ -130,7 +131,8 @@ def infer_shapes(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> N
     over what the definition says. NetError for anything Caffe would refuse.
     """
     if net.layers or net.input:
-        raise NetError("net", "an old form (layers or input fields)", "a net of today's form", "upgrade it first")
+        raise NetError("net", "an old form (layers or input fields)", "a net of today's form",
+                       "upgrade it first")
     given = {name: tuple(int(n) for n in shape) for name, shape in (input_shapes or {}).items()}
     _check_given(net, given)
     result, owners = NetShapes(), {}  # type: NetShapes, dict[str, tuple[str, Shape]]
@@ -206,7 +208,8 @@ def _check_tops(layer: Layer, bottoms: Shapes, tops: Shapes, blobs: Mapping[str,
                 raise fail(layer, f"top {name} replaces its bottom but is {dims(tops[i])}",
                            f"{dims(bottoms[i])}", "rename the top")
         elif name in blobs or name in layer.top[:i]:
-            raise fail(layer, f"top {name} is already the top of another layer", "another name", "rename the top")
+            raise fail(layer, f"top {name} is already the top of another layer", "another name",
+                       "rename the top")
 
 
 def _check_params(layer: Layer, params: Shapes, owners: dict[str, tuple[str, Shape]]) -> None:
