@@ -120,13 +120,15 @@ class Graph:
         for node in self.backwards(found):
             m, quarrel = found[node]
             step = self._map(node)
-            for bottom in self.followed(node) if step else []:
-                new = compose(m, step) if step else m
-                old, old_quarrel = found.setdefault(bottom, (new, quarrel))
-                if not _agree(old, new):
-                    quarrel = (f"{self.name(bottom)} to {self.name(start)} is {old}, "
-                               f"by way of {self.layers[node[0]].name} {new}")
-                found[bottom] = (old, old_quarrel or quarrel)
+            if step is None:
+                continue
+            new = compose(m, step)
+            for bottom in self.followed(node):
+                old, before = found.setdefault(bottom, (new, quarrel))
+                clash = "" if _agree(old, new) else (
+                    f"{self.name(bottom)} to {self.name(start)} is {old}, "
+                    f"by way of {self.layers[node[0]].name} {new}")
+                found[bottom] = (old, before or quarrel or clash)
         return found
 
     def agreed(self, maps: dict[Node, tuple[CoordMap, str]], node: Node) -> CoordMap:

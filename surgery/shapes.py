@@ -134,7 +134,7 @@ def infer_shapes(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> N
         raise NetError("net", "an old form (layers or input fields)", "a net of today's form",
                        "upgrade it first")
     given = {name: tuple(int(n) for n in shape) for name, shape in (input_shapes or {}).items()}
-    _check_given(net, given)
+    check_given(net, given)
     result, owners = NetShapes(), {}  # type: NetShapes, dict[str, tuple[str, Shape]]
     for layer in net.layer:
         if layer.name in result.layers:
@@ -149,7 +149,26 @@ def infer_shapes(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> N
 def needed_inputs(net: Net) -> tuple[str, ...]:
     """Blobs whose shape the definition does not give: `infer_shapes` wants them in `input_shapes`."""
     return tuple(top for layer in net.layer if layer.type in SOURCES
-                 for top, shape in zip(layer.top, _declared(layer), strict=True) if shape is None)
+                 for top, shape in zip(layer.top, declared_shapes(layer), strict=True) if shape is None)
+
+
+def declared_shapes(layer: Layer) -> Sequence[Shape | None]:
+    """Shapes of the tops of an Input or data layer as the definition gives them, None where it does not."""
+    if layer.type == "Input" and layer.input_param.shape:
+        return losses.spread(layer, [tuple(s.dim) for s in layer.input_param.shape])
+    p = layer.memory_data_param
+    if layer.type == "MemoryData" and p.batch_size and p.channels and p.height and p.width:
+        return [(p.batch_size, p.channels, p.height, p.width), (p.batch_size,)][:len(layer.top)]
+    return [None] * len(layer.top)
+
+
+def check_given(net: Net, given: Mapping[str, Shape]) -> None:
+    """NetError if a name in `given` is no top of an Input, data or Python layer."""
+    sources = [top for layer in net.layer if layer.type in SOURCES for top in layer.top]
+    for name in given:
+        if name not in sources:
+            raise NetError(f"input_shapes: blob {name}", "no Input or data layer makes it",
+                           " or ".join(sources) or "a net with inputs", "correct the name")
 
 
 def _infer_layer(layer: Layer, blobs: Mapping[str, Shape], given: Mapping[str, Shape]) -> LayerShapes:
@@ -225,17 +244,9 @@ def _check_params(layer: Layer, params: Shapes, owners: dict[str, tuple[str, Sha
                        f"{dims(owned)} as in layer {owner}", "rename it in param")
 
 
-def _check_given(net: Net, given: Mapping[str, Shape]) -> None:
-    sources = [top for layer in net.layer if layer.type in SOURCES for top in layer.top]
-    for name in given:
-        if name not in sources:
-            raise NetError(f"input_shapes: blob {name}", "no Input or data layer makes it",
-                           " or ".join(sources) or "a net with inputs", "correct the name")
-
-
 def _source_tops(layer: Layer, given: Mapping[str, Shape]) -> Shapes:
     tops: list[Shape] = []
-    for i, (name, shape) in enumerate(zip(layer.top, _declared(layer), strict=True)):
+    for i, (name, shape) in enumerate(zip(layer.top, declared_shapes(layer), strict=True)):
         shape = given.get(name, shape)
         if shape is None and i == 1 and layer.type in ("Data", "ImageData", "WindowData"):
             shape = tops[0][:1]  # one label an item
@@ -244,12 +255,3 @@ def _source_tops(layer: Layer, given: Mapping[str, Shape]) -> Shapes:
                        f"pass input_shapes={{{name!r}: ...}} or --size")
         tops.append(shape)
     return tuple(tops)
-
-
-def _declared(layer: Layer) -> Sequence[Shape | None]:
-    if layer.type == "Input" and layer.input_param.shape:
-        return losses.spread(layer, [tuple(s.dim) for s in layer.input_param.shape])
-    p = layer.memory_data_param
-    if layer.type == "MemoryData" and p.batch_size and p.channels and p.height and p.width:
-        return [(p.batch_size, p.channels, p.height, p.width), (p.batch_size,)][:len(layer.top)]
-    return [None] * len(layer.top)
