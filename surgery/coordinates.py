@@ -52,6 +52,7 @@ class Alignment:
     a: str
     b: str
     ancestor: str
+    node: Node  # which version of the ancestor
     ancestor_to_a: CoordMap
     ancestor_to_b: CoordMap
 
@@ -108,7 +109,8 @@ def align_nodes(graph: Graph, a: Node, b: Node) -> Alignment:
         raise NetError(f"blobs {name_a} and {name_b}", "no common ancestor by coordinate maps",
                        "two blobs that come from one", "; ".join(dict.fromkeys(stops)))
     node = max(common)
-    return Alignment(name_a, name_b, graph.name(node), graph.agreed(from_a, node), graph.agreed(from_b, node))
+    to_a, to_b = graph.agreed(from_a, node), graph.agreed(from_b, node)
+    return Alignment(name_a, name_b, graph.name(node), node, to_a, to_b)
 
 
 def crop_offset(net: Net, top_a: str, top_b: str) -> int:

@@ -36,7 +36,7 @@ class CoordMap:
 
     def __str__(self) -> str:
         parts = []
-        for a, b in zip(*_align(self.scale, self.shift), strict=True):
+        for a, b in zip(*same_length(self.scale, self.shift), strict=True):
             factor = "x" if a == 1 else f"{show(a)} x"
             parts.append(factor if b == 0 else f"{factor} {'+' if b > 0 else '-'} {show(abs(b))}")
         return "x -> " + ", ".join(dict.fromkeys(parts))
@@ -48,7 +48,7 @@ class NoMapError(NetError):
 
 def make_map(axis: int | None, scale: Sequence[Fraction | int], shift: Sequence[Fraction | int]) -> CoordMap:
     """A CoordMap in its shortest form: equal maps compare equal."""
-    a, b = _align(tuple(map(Fraction, scale)), tuple(map(Fraction, shift)))
+    a, b = same_length(tuple(map(Fraction, scale)), tuple(map(Fraction, shift)))
     if len(set(a)) == 1 and len(set(b)) == 1:
         a, b = a[:1], b[:1]
     return CoordMap(axis, a, b)
@@ -60,14 +60,14 @@ def compose(outer: CoordMap, inner: CoordMap) -> CoordMap:
         raise NetError("coordinate map", f"axis {outer.axis} after axis {inner.axis}", "the same axis",
                        "give convolutions and crops the same spatial axes")
     axis = inner.axis if outer.axis is None else outer.axis
-    a1, b1, a2, b2 = _align(outer.scale, outer.shift, inner.scale, inner.shift)
+    a1, b1, a2, b2 = same_length(outer.scale, outer.shift, inner.scale, inner.shift)
     scale = [p * q for p, q in zip(a1, a2, strict=True)]
     return make_map(axis, scale, [p * r + s for p, r, s in zip(a1, b2, b1, strict=True)])
 
 
 def inverse(m: CoordMap) -> CoordMap:
     """The map that undoes `m`."""
-    a, b = _align(m.scale, m.shift)
+    a, b = same_length(m.scale, m.shift)
     return make_map(m.axis, [1 / p for p in a], [-q / p for p, q in zip(a, b, strict=True)])
 
 
@@ -114,12 +114,19 @@ class Graph:
             return bottoms
         return bottoms[top:top + 1] if kind in ("Convolution", "Deconvolution") else bottoms[:1]
 
+    def step(self, node: Node) -> CoordMap | None:
+        """The map of the layer that makes a blob; None for a source, or a layer without a map."""
+        try:
+            return layer_map(self.layers[node[0]]) if self.bottoms[node[0]] else None
+        except NoMapError:
+            return None
+
     def ancestors(self, start: Node) -> dict[Node, tuple[CoordMap, str]]:
         """Maps from all blobs that `start` descends from to `start`, each with a quarrel of paths, or ''."""
         found = {start: (CoordMap(), "")}
         for node in self.backwards(found):
             m, quarrel = found[node]
-            step = self._map(node)
+            step = self.step(node)
             if step is None:
                 continue
             new = compose(m, step)
@@ -162,16 +169,16 @@ class Graph:
                     queued.add(node)
                     heapq.heappush(waiting, (-node[0], -node[1]))
 
-    def _map(self, node: Node) -> CoordMap | None:
-        try:
-            return layer_map(self.layers[node[0]]) if self.bottoms[node[0]] else None
-        except NoMapError:
-            return None
-
 
 def no_map(layer: Layer, reason: str, do: str) -> NoMapError:
     """The error of a layer without a coordinate map."""
     return NoMapError(f"layer {layer.name} ({layer.type})", f"no coordinate map: {reason}", "", do)
+
+
+def same_length(*columns: Values) -> list[Values]:
+    """Tuples of one value repeated to the length of the longest."""
+    length = max(map(len, columns))
+    return [c * length if len(c) == 1 else c for c in columns]
 
 
 def show(value: Fraction) -> str:
@@ -214,11 +221,6 @@ def _channel_map(layer: Layer) -> CoordMap:
     if axis not in (0, 1, -3, -4):
         raise no_map(layer, f"it works along axis {axis}, a spatial one", "use axis 1")
     return CoordMap()
-
-
-def _align(*columns: Values) -> list[Values]:
-    length = max(map(len, columns))
-    return [c * length if len(c) == 1 else c for c in columns]
 
 
 def _agree(a: CoordMap, b: CoordMap) -> bool:
