@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 from caffe_weights import wire
 from caffe_weights.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V1LayerParameter
 from caffe_weights.errors import FormatError
-from caffe_weights.mapped import CAFFE_MOST_BYTES, MappedFile, copy_range, open_mapped, write_array
+from caffe_weights.mapped import CAFFE_MOST_BYTES, MappedFile, open_mapped, write_array, write_bytes
 
 DATA, DIFF, DOUBLE_DATA = 5, 6, 8  # fields of BlobProto
 MOST_AXES = 32  # blob.hpp: kMaxBlobAxes
@@ -96,15 +96,16 @@ def write_model(
     model: CaffeModel, blobs_of: Callable[[LayerRecord], Sequence[np.ndarray]], out: IO[bytes]
 ) -> None:
     """Write `model` with the blobs that `blobs_of` gives each layer to the unbuffered file `out`."""
+    whole = memoryview(model.mapped)
     at = 0
     for layer in model.layers:
         blobs = blobs_of(layer)
-        copy_range(model.mapped, at, layer.start - at, out)
+        write_bytes(whole[at : layer.start], out)
         at = layer.start
         if len(blobs) != len(layer.blobs) or any(a is not b for a, b in zip(blobs, layer.blobs, strict=True)):
             _write_layer(layer.message, blobs, out)
             at = layer.end
-    copy_range(model.mapped, at, len(model.mapped) - at, out)
+    write_bytes(whole[at:], out)
 
 
 def write_net(net: NetParameter, blobs_of: Callable[[str], Sequence[np.ndarray]], out: IO[bytes]) -> None:

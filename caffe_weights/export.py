@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from caffe_weights.caffe_pb2 import NetParameter
+from caffe_weights.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
 from caffe_weights.caffemodel import CaffeModel, LayerRecord, read_caffemodel, write_model, write_net
 from caffe_weights.errors import FileError, FormatError, WeightsError
 from caffe_weights.files import open_input, replace_file
@@ -88,7 +88,8 @@ def write_weights(
         if kind == "hdf5":
             write_hdf5(checked, temporary)
             return
-        with open(temporary, "wb", buffering=0) as out:
+        # Not "wb": ext4 puts a file on the disk when it is closed if it was truncated, even from nothing.
+        with open(temporary, "r+b", buffering=0) as out:
             if kind == "caffemodel":
                 _write_caffemodel(checked, out, net, str(path))
             else:
@@ -105,7 +106,7 @@ def format_of(path: PathLike) -> str:
 
 
 def sniff(path: PathLike) -> str | None:
-    """The format that the first bytes say: a value of `EXTENSIONS`, 'zip', 'text' or 'pickle'; None if none."""
+    """The format the first bytes say: a value of `EXTENSIONS`, 'zip', 'text' or 'pickle'; None if none."""
     with open_input(path) as file:
         head = file.read(512)
     for magic, kind in _MAGIC.items():
@@ -221,7 +222,10 @@ def _write_caffemodel(weights: Weights, out: IO[bytes], net: NetParameter | None
 
 
 def with_shared(weights: Weights, net: NetParameter) -> Weights:
-    """The same weights with every blob that only its owner keeps (an HDF5 model) filled in by `net`'s names."""
+    """The same weights with the blobs that only their owner keeps (an HDF5 model) filled in by `net`'s names.
+
+    WeightsError for a blob shared PERMISSIVE: the owner's shape may be another.
+    """
     complete = weights.copy()
     owners: dict[str, np.ndarray] = {}
     for layer in net.layer:
@@ -230,11 +234,20 @@ def with_shared(weights: Weights, net: NetParameter) -> Weights:
         if not blobs and names and all(name in owners for name in names):
             blobs = complete[layer.name] = [owners[name] for name in names]
         for index, name in enumerate(names[: len(blobs)]):
-            if name and not is_absent(blobs[index]):
+            if name and not is_absent(blobs[index]) and blobs[index] is not owners.get(name):
                 owners.setdefault(name, blobs[index])
             elif name in owners:
+                _check_strict(layer, index)
                 blobs[index] = owners[name]
     return complete
+
+
+def _check_strict(layer: LayerParameter, index: int) -> None:
+    if layer.param[index].share_mode == ParamSpec.PERMISSIVE:
+        do = "convert from the .caffemodel, which keeps it with every user"
+        raise WeightsError(
+            f"layer {layer.name!r}", "a blob shared PERMISSIVE, kept in the shape of its owner", do=do
+        )
 
 
 def _room_for_the_rest(weights: Weights) -> int:

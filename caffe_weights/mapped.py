@@ -1,9 +1,9 @@
-"""Files as read-only memory, and arrays that know which bytes of which file they are.
+"""Files as read-only memory.
 
 A 553 MB caffemodel is opened by mapping it: its blobs are numpy views of the map, nothing is read until
-a value is used, and the memory is the page cache's. When such a view is written to another file, the
-kernel copies the range (`sendfile`), which costs what copying the file costs: writing from the map
-itself takes about twice as long, because every page must first be faulted in.
+a value is used, and the memory is the page cache's. Views are written a mebibyte at a time, its pages
+mapped in one call first: that costs about what `shutil.copyfile` costs, where one write of a whole blob
+takes twice as long (benchmarks/conversion.py).
 
 Compressed sources are unpacked into an unnamed temporary file and mapped there, so they cost disk and
 not memory.
@@ -17,7 +17,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from typing import IO, Any
 
 import numpy as np
@@ -28,21 +28,26 @@ from caffe_weights.files import open_input
 CAFFE_MOST_BYTES = 2**31 - 1  # io.cpp: Caffe reads no binary file of more than INT_MAX bytes
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
+_MADV_POPULATE_READ = 22  # linux/mman.h; not yet named by the mmap module
 
 
 class MappedFile(mmap.mmap):
-    """The bytes of an open file. It stays open as long as a view of it lives."""
+    """The bytes of a file. The map lives as long as a view of it does."""
 
-    file: IO[bytes]
     address: int
 
     @classmethod
     def of(cls, file: IO[bytes]) -> MappedFile:
-        """Map all of `file`, which must not be empty; the map owns it from here on."""
+        """Map all of `file`, which must not be empty and may be closed afterwards."""
         mapped = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped.file = file
         mapped.address = np.frombuffer(mapped, np.uint8).ctypes.data
         return mapped
+
+    def prefault(self, address: int, size: int) -> None:
+        """Map the pages of `size` bytes at `address` in one call, where the system can (Linux 5.14)."""
+        start = (address - self.address) // mmap.PAGESIZE * mmap.PAGESIZE
+        with suppress(OSError, AttributeError):
+            self.madvise(_MADV_POPULATE_READ, start, address - self.address + size - start)
 
     def array(self, start: int, count: int, dtype: str) -> np.ndarray:
         """Values `count` of `dtype` from byte `start` on, as a read-only view of shape (count,)."""
@@ -54,15 +59,13 @@ class MappedFile(mmap.mmap):
 def open_mapped(path: str | os.PathLike[str]) -> MappedFile:
     """Map the file at `path`, unpacked first when it is gzip. FileError or FormatError if that fails."""
     file: IO[bytes] = open_input(path)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(file)
         if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-            file = _unpacked(file, str(path))
+            file = stack.enter_context(_unpacked(file, str(path)))
         if os.fstat(file.fileno()).st_size == 0:
             raise FormatError(str(path), "an empty file", "a model", "copy it again")
         return MappedFile.of(file)
-    except BaseException:
-        file.close()
-        raise
 
 
 def spool(chunks: Iterator[bytes], where: str, most_bytes: int = CAFFE_MOST_BYTES) -> IO[bytes]:
@@ -86,14 +89,27 @@ def spool(chunks: Iterator[bytes], where: str, most_bytes: int = CAFFE_MOST_BYTE
 
 
 def write_array(array: np.ndarray, out: IO[bytes]) -> None:
-    """Append the values of `array` to the unbuffered file `out`, little-endian, in C order."""
-    if not array.nbytes:
-        return
-    source = mapped_range(array)
-    if source is None:
-        _write_all(raw_bytes(array), out)
-    else:
-        copy_range(*source, out)
+    """Append the values of `array` to the unbuffered file `out`, in C order."""
+    write_bytes(raw_bytes(array), out, _map_of(array), array.ctypes.data)
+
+
+def write_bytes(view: memoryview, out: IO[bytes], mapped: MappedFile | None = None, address: int = 0) -> None:
+    """Append `view` to the unbuffered file `out`; `mapped` and `address` say where it lies, if in a map."""
+    for start in range(0, len(view), CHUNK_BYTES):
+        chunk = view[start : start + CHUNK_BYTES]
+        if mapped is not None:
+            mapped.prefault(address + start, len(chunk))
+        while len(chunk):
+            chunk = chunk[out.write(chunk) :]
+
+
+def _map_of(array: np.ndarray) -> MappedFile | None:
+    """The map that `array` is a contiguous view of, if it is one."""
+    base: Any = array if array.flags.c_contiguous else None
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    return base if isinstance(base, MappedFile) else None
 
 
 def raw_bytes(array: np.ndarray) -> memoryview:
@@ -101,60 +117,10 @@ def raw_bytes(array: np.ndarray) -> memoryview:
     return memoryview(np.asarray(array, order="C").reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
-def mapped_range(array: np.ndarray) -> tuple[MappedFile, int, int] | None:
-    """The (file, start, size in bytes) that `array` is a contiguous little-endian view of, if it is one."""
-    if not array.flags.c_contiguous or array.dtype.byteorder == ">":
-        return None
-    base: Any = array
-    while isinstance(base, np.ndarray) and base.base is not None:
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    if not isinstance(base, MappedFile):
-        return None
-    return base, array.ctypes.data - base.address, array.nbytes
-
-
-def copy_range(mapped: MappedFile, start: int, size: int, out: IO[bytes]) -> None:
-    """Append `size` bytes of `mapped` from `start` on to the unbuffered file `out`."""
-    done = 0
-    try:
-        while done < size:
-            sent = os.sendfile(out.fileno(), mapped.file.fileno(), start + done, size - done)
-            if sent == 0:
-                break
-            done += sent
-    except OSError as error:
-        if done or error.errno not in _NO_SENDFILE:
-            raise
-    _write_all(memoryview(mapped)[start + done : start + size], out)
-
-
-# The kernel cannot send between these two files (not Linux, or a file system without it): write instead.
-_NO_SENDFILE = {22, 38, 45, 88, 95, 102}  # EINVAL ENOSYS ENOTSUP(BSD) ENOTSOCK EOPNOTSUPP EOPNOTSUPP(BSD)
-
-
-def _write_all(view: memoryview, out: IO[bytes]) -> None:
-    while len(view):
-        view = view[out.write(view) :]
-
-
 def _unpacked(file: IO[bytes], path: str) -> IO[bytes]:
     file.seek(0)
     try:
-        with file, gzip.open(file) as packed:
+        with gzip.open(file) as packed:
             return spool(iter(lambda: packed.read(CHUNK_BYTES), b""), path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise FormatError(path, f"broken gzip data ({error})", "a whole .gz file", "copy it again") from None
-
-
-def is_gzip(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins as gzip does."""
-    with open_input(path) as file:
-        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-
-
-def suffixless(path: str | os.PathLike[str]) -> Path:
-    """The path without a trailing `.gz`."""
-    path = Path(path)
-    return path.with_suffix("") if path.suffix == ".gz" else path

@@ -1,8 +1,8 @@
 """Safetensors files: checked by the safetensors library, read as views, written as a stream.
 
 The library validates a file (header size, offsets, no holes); the views are then made from its header,
-because the library's own loading copies all values into memory. Writing is ours for the same reason, and
-so that the kernel can copy the values (`mapped.write_array`): an 8-byte little-endian header length, a JSON
+because the library's own loading copies all values into memory. Writing is ours because the library sorts
+tensors by name, and writes them at half the speed (`mapped`): an 8-byte little-endian header length, a JSON
 header padded with spaces to a multiple of 8, the values. Tensors stand in Caffe's order; offsets keep it.
 """
 
