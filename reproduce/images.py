@@ -69,6 +69,7 @@ def read_image(path: PathLike) -> np.ndarray:
     """A picture as uint8 H x W x 3, RGB, upright; FileError or FormatError for what is none."""
     name = os.fspath(path)
     with open_input(path) as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(stream)

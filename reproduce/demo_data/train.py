@@ -2,7 +2,7 @@
 
     python -m reproduce.demo_data.train            (about two minutes on one core; needs scikit-learn)
 
-writes beside itself `digits.caffemodel` (weights of deploy.prototxt) and `held_out.npz` (`images`, uint8
+writes beside itself `digits.caffemodel` (weights of digits.prototxt) and `held_out.npz` (`images`, uint8
 N x 8 x 8, values 0..16; `labels`, uint8; `index`, their places in `load_digits`). Digits are held out by
 instance, 300 of the 1,797, before anything is drawn; 120 of those are shipped. The net is trained on single
 fields cut at any column out of strips with random gaps: a field with a digit's centre of mass within 2 pixels
@@ -60,7 +60,7 @@ def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def build() -> nn.ModuleDict:
-    """The layers of deploy.prototxt that have parameters, by their Caffe names."""
+    """The layers of digits.prototxt that have parameters, by their Caffe names."""
     return nn.ModuleDict({
         "conv1": nn.Conv2d(1, 12, 5),
         "conv2": nn.Conv2d(12, 24, 5),
@@ -119,11 +119,11 @@ def score(net: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def write(net: nn.ModuleDict, images: np.ndarray, labels: np.ndarray, held: np.ndarray) -> None:
-    """The caffemodel, in the layers of deploy.prototxt, and the shipped digits."""
+    """The caffemodel, in the layers of digits.prototxt, and the shipped digits."""
     from caffe_weights.upgrade import load_net
 
     weights = Weights({name: [p.detach().numpy() for p in layer.parameters()] for name, layer in net.items()})
-    write_weights(weights, HERE / "digits.caffemodel", net=load_net(HERE / "deploy.prototxt"), force=True)
+    write_weights(weights, HERE / "digits.caffemodel", net=load_net(HERE / "digits.prototxt"), force=True)
     np.savez_compressed(
         HERE / "held_out.npz", images=images[held], labels=labels[held].astype(np.uint8), index=held
     )

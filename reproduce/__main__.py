@@ -1,0 +1,5 @@
+"""`python -m reproduce` is the `fcn` command."""
+
+from reproduce.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The subcommands of `fcn`, one module each, imported when called: `command` is the click command."""

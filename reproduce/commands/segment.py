@@ -1,0 +1,145 @@
+"""`fcn segment`: label maps and overlays of pictures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from caffe_weights.errors import FileError, InputError
+from reproduce.commands.common import (
+    crop_option,
+    device_option,
+    fcn_command,
+    force_option,
+    json_option,
+    labels_option,
+    make_folder,
+    make_preprocess,
+    net_option,
+    preprocess_options,
+    print_json,
+    progress,
+    read_labels,
+    say,
+    weights_option,
+)
+from reproduce.images import VOC_MEAN_BGR, mean_note, read_image, resize, write_image
+from reproduce.inference import picture_net
+from reproduce.segment import segment
+from reproduce.visualize import VOC_CLASSES, class_name, overlay, shares, with_legend, write_label_png
+
+
+@fcn_command("segment")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@net_option
+@weights_option
+@click.option("--out", required=True, metavar="DIR", help="Where STEM.png and STEM_overlay.png go.")
+@click.option("--overlay", "with_overlay", is_flag=True, help="Also write the picture with colours and legend.")
+@click.option("--blob", default=None, help="The score blob. [default: the only output, or 'score']")
+@labels_option
+@preprocess_options("the published VOC mean, 104.00699,116.66877,122.67892")
+@device_option
+@crop_option
+@force_option
+@json_option
+def command(
+    images: tuple[str, ...], net_path: str, weights_path: str, out: str, with_overlay: bool, blob: str | None,
+    labels: str | None, mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
+    device: str, crop: str, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
+
+    The published recipe by default: BGR, minus the mean, the picture's own size. Names in the legend are VOC's
+    for a net of 21 classes, else those of --labels.
+
+    \b
+    Keys of --json:
+      net, weights, blob, preprocess    what was run
+      images    image, labels, overlay (null without --overlay), height, width,
+                seconds, classes: label, name, share (fraction of pixels)
+      notes     what was done to the inputs
+    """
+    targets = output_paths(images, Path(out), with_overlay, force)
+    names = read_labels(labels)
+    picture = picture_net(net_path, weights_path, device, crop, blob, "score", color, size)
+    preprocess = make_preprocess(picture.channels, mean, scale, color, size, VOC_MEAN_BGR)
+    make_folder(Path(out))
+    notes: list[str] = []
+    rows = []
+    with progress("segmenting", len(images)) as step:
+        for path, (label_path, overlay_path) in zip(images, targets, strict=True):
+            start = time.perf_counter()
+            image = read_image(path)
+            shown = _resized(image, size)
+            note = mean_note(preprocess.mean, shown.shape[:2])
+            notes += [note] if note and note not in notes else []
+            found, classes = segment(picture.net, picture.input, picture.output, image, preprocess)
+            if labels and len(names) < classes:
+                raise InputError(labels, f"{len(names)} names", f"{classes}, one for each class")
+            known = names or (VOC_CLASSES if classes == len(VOC_CLASSES) else ())
+            write_label_png(found, label_path, force)
+            if overlay_path is not None:
+                background = 0 if not names or names[0].lower() == "background" else None
+                coloured = overlay(shown, found, background=background)
+                write_image(with_legend(coloured, found, known), overlay_path, force)
+            rows.append(_row(path, label_path, overlay_path, found, known, time.perf_counter() - start))
+            step()
+    for note in notes:
+        say(f"note: {note}")
+    report = {"net": net_path, "weights": weights_path, "blob": picture.output,
+              "preprocess": preprocess.words(), "images": rows, "notes": notes}  # fmt: skip
+    if as_json:
+        print_json(report)
+    else:
+        _print(rows)
+
+
+def output_paths(
+    images: tuple[str, ...], out: Path, with_overlay: bool, force: bool
+) -> list[tuple[Path, Path | None]]:
+    """Label map and overlay of each picture, by its stem. FileError where two are one, or exist."""
+    paths: list[tuple[Path, Path | None]] = []
+    taken: dict[Path, str] = {}
+    for image in images:
+        stem = Path(image).stem
+        pair = (out / f"{stem}.png", out / f"{stem}_overlay.png" if with_overlay else None)
+        for path in filter(None, pair):
+            if path in taken:
+                raise FileError(str(path), f"{taken[path]} and {image} would both be written here",
+                                "pictures of different names")  # fmt: skip
+            if path.exists() and not force:
+                raise FileError(str(path), "the file exists", do="pass --force to replace it")
+            if path.exists() and path.samefile(image):
+                raise FileError(str(path), "the picture itself would be replaced", do="choose another --out")
+            taken[path] = image
+        paths.append(pair)
+    return paths
+
+
+def _resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """The picture as the label map lies on it."""
+    if size is None or image.shape[:2] == size:
+        return image
+    return np.rint(resize(image.transpose(2, 0, 1), size)).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _row(
+    image: str, label_path: Path, overlay_path: Path | None, labels: np.ndarray, names: Any, seconds: float
+) -> dict[str, Any]:
+    classes = [{"label": i, "name": class_name(i, names), "share": part} for i, part in shares(labels)]
+    return {
+        "image": image, "labels": str(label_path), "overlay": str(overlay_path) if overlay_path else None,
+        "height": labels.shape[0], "width": labels.shape[1], "seconds": seconds, "classes": classes,
+    }  # fmt: skip
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        classes = ", ".join(f"{item['name']} {item['share']:.1%}" for item in row["classes"][:8])
+        more = len(row["classes"]) - 8
+        click.echo(f"{row['image']}: {classes}" + (f" and {more} more" if more > 0 else ""))
+        click.echo(f"  wrote {row['labels']}" + (f" and {row['overlay']}" if row["overlay"] else ""))

@@ -1,0 +1,35 @@
+"""One picture, one label a pixel: run a segmentation net and take the best class at each pixel.
+
+Follows infer.py of fcn.berkeleyvision.org (1305c73): the score blob's argmax over channels, at the picture's
+own size. Nothing is resized or cut afterwards: a net whose score has another size than the picture is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffe_weights.errors import NetError
+from reproduce.images import Preprocess
+from reproduce.inference import forward
+from reproduce.net import Net
+
+MOST_CLASSES = 255  # 255 means void in a label map
+
+
+def segment(
+    net: Net, input_blob: str, score_blob: str, image: np.ndarray, preprocess: Preprocess
+) -> tuple[np.ndarray, int]:
+    """Label map uint8 H x W of a picture uint8 H x W x 3 (after `preprocess.size`), and the number of classes.
+
+    NetError where the score is not one map per class of the picture's size.
+    """
+    blob = preprocess(image)
+    score = forward(net, {input_blob: blob}, [score_blob])[score_blob]
+    wanted = f"1 x classes x {blob.shape[2]} x {blob.shape[3]}"
+    if score.ndim != 4 or score.shape[2:] != blob.shape[2:]:
+        raise NetError(f"blob {score_blob!r}", "shape " + " x ".join(map(str, score.shape)), wanted,
+                       "name the score with --blob, or use fcn run or fcn classify")  # fmt: skip
+    if not 2 <= score.shape[1] <= MOST_CLASSES:
+        raise NetError(f"blob {score_blob!r}", f"{score.shape[1]} channels", f"2 to {MOST_CLASSES} classes",
+                       "fcn run keeps any blob")  # fmt: skip
+    return score[0].argmax(0).astype(np.uint8), score.shape[1]
