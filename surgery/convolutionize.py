@@ -120,13 +120,13 @@ class _Rewriter:
         form = self._input_form(layer, old)
         inner, outputs = layer.inner_product_param, layer.inner_product_param.num_output
         kernel = form.size[1:]
+        layer.bottom[0] = self._name(layer, layer.bottom[0])
         notes, transposed = _notes(layer, self.net), inner.transpose
         layer.type = "Convolution"
         _write_convolution(layer.convolution_param, inner, kernel)
         layer.ClearField("inner_product_param")
         layer.ClearField("blobs")
         layer.name = self.rename.get(old.name, old.name)
-        layer.bottom[0] = self._name(layer, layer.bottom[0])
         top = layer.top[0]
         if top == old.name:
             layer.top[0] = layer.name

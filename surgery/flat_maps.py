@@ -85,6 +85,7 @@ class Form:
 
     @property
     def one_position(self) -> bool:
+        """Whether height and width are 1, so that every channel is a value of its own."""
         return self.size[1:] == (1, 1)
 
 

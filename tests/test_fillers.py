@@ -19,7 +19,8 @@ def spec(type: str, **settings: float) -> FillerParameter:
 
 def test_no_filler_means_zeros() -> None:
     values = fill((2, 3))
-    assert values.dtype == np.float32 and np.array_equal(values, np.zeros((2, 3)))
+    assert values.dtype == np.float32
+    assert np.array_equal(values, np.zeros((2, 3)))
     assert np.array_equal(fill((), spec("constant", value=0.25)), np.float32(0.25))
 
 
@@ -30,7 +31,8 @@ def test_no_filler_means_zeros() -> None:
 def test_fans_scale_xavier_and_msra(norm: int, fan: int) -> None:
     xavier = fill(SHAPE, spec("xavier", variance_norm=norm), 1)
     bound = sqrt(3 / fan)
-    assert np.abs(xavier).max() <= bound * (1 + 1e-6) and np.abs(xavier).max() > 0.999 * bound
+    assert np.abs(xavier).max() <= bound * (1 + 1e-6)
+    assert np.abs(xavier).max() > 0.999 * bound
     msra = fill(SHAPE, spec("msra", variance_norm=norm), 1)
     # the std of 30000 normal values has a relative error of 1 / sqrt(60000) = 0.004; 5 of them
     assert msra.std() == pytest.approx(sqrt(2 / fan), rel=0.02)
@@ -44,7 +46,8 @@ def test_fans_of_a_vector_are_1_and_its_length() -> None:
 
 def test_uniform_keeps_its_bounds_and_gaussian_its_mean() -> None:
     values = fill(SHAPE, spec("uniform", min=-0.3, max=0.7), 3)
-    assert -0.3 - 1e-7 <= values.min() < -0.299 and 0.699 < values.max() <= 0.7 + 1e-7
+    assert -0.3 - 1e-7 <= values.min() < -0.299
+    assert 0.699 < values.max() <= 0.7 + 1e-7
     values = fill(SHAPE, spec("gaussian", mean=0.5, std=0.2), 3)
     assert values.mean() == pytest.approx(0.5, abs=5 * 0.2 / sqrt(30000))
     assert values.std() == pytest.approx(0.2, rel=0.02)
@@ -70,7 +73,9 @@ def test_bilinear_by_hand() -> None:
 @pytest.mark.parametrize("name", sorted(FILLERS))
 def test_a_seed_repeats_and_a_generator_moves_on(name: str) -> None:
     first, second = (fill((3, 3, 3, 3), spec(name), 5) for _ in range(2))
-    assert first.dtype == np.float32 and first.shape == (3, 3, 3, 3) and np.array_equal(first, second)
+    assert first.dtype == np.float32
+    assert first.shape == (3, 3, 3, 3)
+    assert np.array_equal(first, second)
     rng = np.random.default_rng(5)
     assert np.array_equal(fill((3, 3, 3, 3), spec(name), rng), first)
     again = fill((3, 3, 3, 3), spec(name), rng)

@@ -50,7 +50,8 @@ def test_a_plane_is_interpolated_exactly(factor: int) -> None:
 
 def test_weights_stand_on_the_diagonal_only() -> None:
     weights = bilinear_weights((3, 3, 4, 4))
-    assert weights.dtype == np.float32 and weights.shape == (3, 3, 4, 4)
+    assert weights.dtype == np.float32
+    assert weights.shape == (3, 3, 4, 4)
     for i in range(3):
         for j in range(3):
             assert np.array_equal(weights[i, j], bilinear_kernel(4) if i == j else np.zeros((4, 4)))
@@ -58,12 +59,14 @@ def test_weights_stand_on_the_diagonal_only() -> None:
 
 def test_grouped_weights_hold_the_kernel_in_every_channel() -> None:
     weights = bilinear_weights([5, 1, 3, 3])
-    assert weights.shape == (5, 1, 3, 3) and all(np.array_equal(w[0], bilinear_kernel(3)) for w in weights)
+    assert weights.shape == (5, 1, 3, 3)
+    assert all(np.array_equal(w[0], bilinear_kernel(3)) for w in weights)
 
 
 def test_filler_fills_all_pairs() -> None:
     weights = bilinear_filler((2, 3, 4, 4))
-    assert weights.dtype == np.float32 and weights.flags.writeable
+    assert weights.dtype == np.float32
+    assert weights.flags.writeable
     assert np.array_equal(weights, np.ones((2, 3, 1, 1)) * bilinear_kernel(4))
 
 
