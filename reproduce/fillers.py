@@ -14,7 +14,7 @@ from math import prod, sqrt
 import numpy as np
 
 from caffe_weights.caffe_pb2 import FillerParameter
-from caffe_weights.errors import NetError
+from caffe_weights.errors import NetError, WeightsError
 from surgery.interpolation import bilinear_filler
 
 Rule = Callable[[tuple[int, ...], FillerParameter, np.random.Generator], np.ndarray]
@@ -81,7 +81,10 @@ def _msra(shape: tuple[int, ...], filler: FillerParameter, rng: np.random.Genera
 
 
 def _bilinear(shape: tuple[int, ...], filler: FillerParameter, rng: np.random.Generator) -> np.ndarray:
-    return bilinear_filler(shape)
+    try:
+        return bilinear_filler(shape)
+    except WeightsError as error:  # the net is at fault, not weights
+        raise _fail(filler, error.found, error.wanted, error.do) from None
 
 
 FILLERS: dict[str, Rule] = {
