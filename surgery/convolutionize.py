@@ -303,8 +303,16 @@ def _cut_weights(weights: Weights, converted: Sequence[ConvertedLayer]) -> Weigh
     result = Weights(source=weights.source)
     for name, blobs in weights.items():
         layer = by_name.get(name)
+        new_name = layer.new_name if layer else name
+        if new_name in result:
+            raise WeightsError(
+                f"layer {new_name}",
+                "both renamed to and in the weights",
+                "one layer",
+                "rename to another name",
+            )
         if layer and blobs:
-            result[layer.new_name] = [_cut(weights.source, layer, blobs[0]), *blobs[1:]]
+            result[new_name] = [_cut(weights.source, layer, blobs[0]), *blobs[1:]]
         else:
             result[name] = blobs
     return result

@@ -459,6 +459,14 @@ def test_bad_names(rename: dict[str, str], message: str) -> None:
         convolutionize(plain().to_proto(), rename=rename)
 
 
+def test_a_new_name_must_not_be_in_the_weights() -> None:
+    net = plain().to_proto()
+    weights = filled(net)
+    weights["ip1-conv"] = [np.zeros(1, np.float32)]
+    with pytest.raises(WeightsError, match="layer ip1-conv: both renamed to and in the weights"):
+        convolutionize(net, weights, rename={"ip1": "ip1-conv"}, drop=True)
+
+
 @pytest.mark.parametrize(
     ("layer", "shapes", "message"),
     [
