@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from caffe_weights.errors import NetError
-from surgery.geometry import Layer, conv_window, pool_window
+from surgery.geometry import Layer, conv_window, fail, pool_window
 from surgery.grid import (
     CoordMap,
     Graph,
@@ -173,8 +173,7 @@ def fill_crops(net: Net, overwrite: bool = False) -> Net:
 def crop_alignment(graph: Graph, index: int) -> Alignment:
     """How the bottoms of the Crop layer at `index` lie on each other."""
     if len(graph.bottoms[index]) != 2:
-        raise NetError(f"layer {graph.layers[index].name} (Crop)", f"{len(graph.bottoms[index])} bottoms", "2",
-                       "correct bottom")
+        raise fail(graph.layers[index], f"{len(graph.bottoms[index])} bottoms", "2", "correct bottom")
     return align_nodes(graph, *graph.bottoms[index])
 
 

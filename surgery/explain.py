@@ -94,10 +94,11 @@ def _explain(net: Net, index: int, given: Mapping[str, Shape]) -> CropExplanatio
     except NetError as error:
         problem = str(error)
     used = computed if computed is not None else (written or (0,))[-2:]
-    sizes = _sizes(net, graph, index, given)
+    sizes, trouble = _sizes(net, graph, index, given)
     before, after = _slack(sizes, used) if sizes else (None, None)
     m = alignment.a_to_b if alignment else CoordMap(None, (), ())
-    problem = problem or _written_problem(layer, written, computed) or _size_problem(layer, before, after)
+    problem = (problem or _written_problem(layer, written, computed) or trouble
+               or _size_problem(layer, before, after))
     chains = tuple(_chain(graph, alignment.node, node) if alignment else () for node in graph.bottoms[index])
     result = CropExplanation(
         layer=layer.name, bottoms=(layer.bottom[0], layer.bottom[1]),
@@ -107,19 +108,22 @@ def _explain(net: Net, index: int, given: Mapping[str, Shape]) -> CropExplanatio
     return replace(result, words=_words(result))
 
 
-def _sizes(net: Net, graph: Graph, index: int, given: Mapping[str, Shape]) -> tuple[Shape, Shape] | None:
-    """Spatial sizes of the crop's bottoms; None where an input's shape is not known."""
-    shapes = []
-    for node in graph.bottoms[index]:
-        try:
-            part = subnet(net, [node], given)
-        except NetError:
-            if given:
-                raise
-            return None
-        name = graph.name(node)
-        shapes.append(infer_shapes(part).blobs[name][2:])
-    return shapes[0], shapes[1]
+def _sizes(
+    net: Net, graph: Graph, index: int, given: Mapping[str, Shape]
+) -> tuple[tuple[Shape, Shape] | None, str]:
+    """Spatial sizes of the crop's bottoms, or None with the reason; no reason if no shape was given."""
+    try:
+        part = subnet(net, graph.bottoms[index], given)
+    except NetError:
+        if given:
+            raise
+        return None, ""
+    try:
+        blobs = infer_shapes(part).blobs
+    except NetError as error:
+        return None, str(error)
+    a, b = (blobs[graph.name(node)][2:] for node in graph.bottoms[index])
+    return (a, b), ""
 
 
 def _slack(sizes: tuple[Shape, Shape], offset: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -196,10 +200,12 @@ def _words(e: CropExplanation) -> str:
     if e.offset_computed is not None:
         many = _numbers(e.offset_computed)
         agrees = ", as in the file" if e.offset_in_file and not e.problem else ""
-        sentences.append(f"So {many} pixels of {a} lie before the first of {b}: the offset is {many}{agrees}.")
+        sentences.append(f"So {many} pixels of {a} lie before the first of {b}: the offset is {many}"
+                         f"{agrees}.")
     if e.sizes and e.slack_before and e.slack_after:
-        sentences.append(f"Of {dims(e.sizes[0])} pixels, {dims(e.sizes[1])} stay; {_numbers(e.slack_before)} go "
-                         f"before them and {_numbers(e.slack_after)} after.")
+        before, after = _numbers(e.slack_before), _numbers(e.slack_after)
+        sentences.append(f"Of {dims(e.sizes[0])} pixels, {dims(e.sizes[1])} stay; {before} go before them "
+                         f"and {after} after.")
     return " ".join([*sentences, *([f"But {e.problem}."] if e.problem else [])])
 
 
