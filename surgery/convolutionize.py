@@ -21,6 +21,7 @@ import numpy as np
 
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError, WeightsError
+from caffe_weights.upgrade import upgrade_net
 from caffe_weights.weights import Weights, is_absent
 from surgery.convolution_report import ConvertedLayer, ConvolutionReport, describe_input
 from surgery.flat_maps import THROUGH, Form, adapt, top_sizes
@@ -40,8 +41,8 @@ def convolutionize(
 ) -> tuple[Net, Weights | None, ConvolutionReport]:
     """The net with every InnerProduct as a Convolution, its weights, and a report; new ones, all of them.
 
-    `net` is filtered and of today's form; `input_shapes` as for `infer_shapes`, at the size that the
-    classifier was trained for. Weights are reshaped as views; only those of a layer with `transpose: true`
+    `net` is filtered; one of an old form is upgraded. `input_shapes` as for `infer_shapes`, at the size that
+    the classifier was trained for. Weights are reshaped as views; only those of a layer with `transpose: true`
     are copied. `rename` gives converted layers other names; a top named like its layer goes along.
     A global pooling in front of an InnerProduct becomes a pooling of the training size with stride 1, unless
     `slide_pooling` is false. `drop` leaves out weights of layers that the net lacks.
@@ -49,6 +50,8 @@ def convolutionize(
     NetError: a layer that cannot be converted or would mix positions. WeightsError: a blob missing or of
     another count, or one too many without `drop`.
     """
+    if net.layers or net.input:
+        net = upgrade_net(net)
     shapes = infer_shapes(net, input_shapes)
     rewriter = _Rewriter(net, shapes, dict(rename or {}), slide_pooling)
     new = rewriter.rewrite()

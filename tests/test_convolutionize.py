@@ -250,6 +250,16 @@ def test_the_input_size_sets_the_kernel() -> None:
     assert [list(layer.convolution_param.kernel_size) for layer in new.layer if layer.name == "ip1"] == [[3]]
 
 
+def test_old_nets_are_upgraded_first() -> None:
+    new, _, report = convolutionize(parsed("""
+        input: "data" input_dim: 1 input_dim: 2 input_dim: 3 input_dim: 4
+        layers { name: "fc" type: INNER_PRODUCT bottom: "data" top: "fc" blobs_lr: 3
+                 inner_product_param { num_output: 5 } }"""))  # fmt: skip
+    assert [layer.type for layer in new.layer] == ["Input", "Convolution"]
+    assert new.layer[1].param[0].lr_mult == 3
+    assert report.layers[0].new_shape == (5, 2, 3, 4)
+
+
 def test_layers_can_be_renamed_with_their_tops() -> None:
     net = plain().to_proto()
     new, cut, report = convolutionize(net, filled(net), rename={"ip1": "ip1-conv", "score": "score-conv"})
