@@ -23,6 +23,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtobufMessage
 
 from caffe_weights import wire
 from caffe_weights.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V1LayerParameter
@@ -190,14 +191,32 @@ def _record(
 
 def layer_identity(message: Message, path: str = "") -> tuple[str, str]:
     """Name and type of a layer of any generation; the type is spelled as that generation does."""
-    try:
-        if isinstance(message, LayerParameter):
-            return message.name, message.type
-        if message.HasField("layer"):
-            return message.layer.name, message.layer.type
-        return message.name, V1LayerParameter.LayerType.Name(message.type)
-    except UnicodeDecodeError:
-        raise FormatError(path, "a layer name that is no text", "UTF-8", "the file is damaged") from None
+    if isinstance(message, V1LayerParameter) and message.HasField("layer"):
+        name, kind = message.layer.name, message.layer.type
+    elif isinstance(message, V1LayerParameter):
+        name, kind = message.name, V1LayerParameter.LayerType.Name(message.type)
+    else:
+        name, kind = message.name, message.type
+    check_text(name, path)
+    check_text(kind, path)
+    return name, kind
+
+
+def check_text(value: object, path: str) -> None:
+    """FormatError where protobuf gave a string back as bytes, since they are no UTF-8."""
+    if isinstance(value, bytes):
+        raise FormatError(path, f"a name that is no text, {value[:20]!r}", "UTF-8", "the file is damaged")
+
+
+def check_all_text(message: ProtobufMessage, path: str) -> None:
+    """`check_text` for every string in a message."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in value if field.is_repeated else [value]:
+                check_text(text, path)
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in value if field.is_repeated else [value]:
+                check_all_text(inner, path)
 
 
 def _natural(array: np.ndarray, kind: str, index: int) -> np.ndarray:

@@ -18,7 +18,14 @@ from typing import IO
 import numpy as np
 
 from caffe_weights.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
-from caffe_weights.caffemodel import CaffeModel, LayerRecord, read_caffemodel, write_model, write_net
+from caffe_weights.caffemodel import (
+    CaffeModel,
+    LayerRecord,
+    check_all_text,
+    read_caffemodel,
+    write_model,
+    write_net,
+)
 from caffe_weights.errors import FileError, FormatError, WeightsError
 from caffe_weights.files import open_input, replace_file
 from caffe_weights.hdf5 import read_hdf5, write_hdf5
@@ -26,8 +33,9 @@ from caffe_weights.mapped import CAFFE_MOST_BYTES
 from caffe_weights.safetensors_file import read_safetensors, write_safetensors
 from caffe_weights.torch_file import read_torch, write_torch
 from caffe_weights.torchvision import convert_vgg16, is_vgg16
+from caffe_weights.upgrade import upgrade_net
 from caffe_weights.weights import Weights, from_tensors, is_absent, to_tensors
-from caffe_weights.zipped import read_npz, write_npz
+from caffe_weights.zipped import BROKEN_ZIP, read_npz, write_npz
 
 PathLike = str | os.PathLike[str]
 
@@ -142,7 +150,7 @@ def _zip_kind(path: PathLike) -> str:
     try:
         with open_input(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except BROKEN_ZIP:
         return "zip"
     if any(name.endswith("data.pkl") for name in names):
         return "torch"
@@ -166,8 +174,7 @@ def from_model(model: CaffeModel) -> Weights:
 
 
 def _definition(model: CaffeModel) -> NetParameter:
-    from caffe_weights.upgrade import upgrade_net
-
+    check_all_text(model.net, model.path)
     return upgrade_net(model.net)
 
 

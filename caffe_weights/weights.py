@@ -36,7 +36,7 @@ class Weights(MutableMapping[str, list[np.ndarray]]):
         model: CaffeModel | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        self._blobs = {name: list(arrays) for name, arrays in dict(blobs).items()}
+        self._blobs = {name: [np.asarray(a) for a in arrays] for name, arrays in dict(blobs).items()}
         self._net = net
         self.source = source
         self.model = model
@@ -69,7 +69,7 @@ class Weights(MutableMapping[str, list[np.ndarray]]):
         return self._blobs[layer]
 
     def __setitem__(self, layer: str, blobs: Sequence[np.ndarray]) -> None:
-        self._blobs[layer] = list(blobs)
+        self._blobs[layer] = [np.asarray(array) for array in blobs]
 
     def __delitem__(self, layer: str) -> None:
         del self._blobs[layer]

@@ -18,12 +18,23 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from caffe_weights.errors import FormatError
+from caffe_weights.errors import FormatError, InputError
 from caffe_weights.files import open_input
 from caffe_weights.mapped import CHUNK_BYTES, MappedFile, open_mapped, raw_bytes, spool
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # magic, then the lengths of name and extra field at 26
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+# What zipfile and zlib raise over damaged bytes, from wrong offsets to names in no encoding.
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 MOST_HEADER_BYTES = 10_000
 
 
@@ -37,7 +48,9 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 info.filename.removesuffix(".npy"): _member(archive, info, mapped, where)
                 for info in archive.infolist()
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except BROKEN_ZIP as error:
         raise FormatError(where, f"a broken zip ({error})", "an .npz file", "copy it again") from None
 
 
