@@ -42,8 +42,8 @@ def convolutionize(
     """The net with every InnerProduct as a Convolution, its weights, and a report; new ones, all of them.
 
     `net` is filtered; one of an old form is upgraded. `input_shapes` as for `infer_shapes`, at the size that
-    the classifier was trained for. Weights are reshaped as views; only those of a layer with `transpose: true`
-    are copied. `rename` gives converted layers other names; a top named like its layer goes along.
+    the classifier was trained for. Weights are reshaped as views; only those with `transpose: true` are
+    copied. `rename` gives converted layers other names; a top named like its layer goes along.
     A global pooling in front of an InnerProduct becomes a pooling of the training size with stride 1, unless
     `slide_pooling` is false. `drop` leaves out weights of layers that the net lacks.
 
