@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from reproduce.fillers import FILLERS, fill
 SHAPE = (40, 30, 5, 5)  # 30000 values, fan_in 750, fan_out 1000
 
 
-def spec(type: str, **settings: float) -> FillerParameter:
+def spec(type: str, **settings: Any) -> FillerParameter:
     return FillerParameter(type=type, **settings)
 
 
