@@ -146,7 +146,7 @@ def test_a_dropped_layer_loses_its_blobs(tmp_path: Path) -> None:
 def test_a_new_file_has_the_bytes_caffe_would_write(tmp_path: Path) -> None:
     net = NetParameter(name="small")
     net.layer.add(name="data", type="Input")
-    net.layer.add(name="ip", type="InnerProduct", param=[{"lr_mult": 2.0}]).phase = 1
+    net.layer.add(name="ip", type="InnerProduct", param=[{"lr_mult": 2.0}], phase="TEST")
     weights = Weights(
         {"ip": [np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8], np.float32)]}, net=net
     )

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,7 +31,7 @@ RNG = np.random.default_rng(0)
 def sample(names: tuple[str, ...] = ("zeta", "ip.1", "alpha")) -> Weights:
     """Layers out of alphabetical order, a dotted name, three blobs, a 0-d blob, doubles, NaN and -0."""
     odd = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32)
-    blobs = {
+    blobs: dict[str, list[Any]] = {
         names[0]: [RNG.standard_normal((4, 3, 2, 2)).astype(np.float32), odd],
         names[1]: [np.float32(2).reshape(()), RNG.standard_normal(5), np.ones(1, np.float32)],
         names[2]: [RNG.standard_normal((2, 7)).astype(np.float32)],
@@ -44,6 +45,10 @@ def check_same(got: Weights, want: Weights) -> None:
     for name in want:
         for a, b in zip(got[name], want[name], strict=True):
             assert (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes()), name
+
+
+def save_npz(path: Path, tensors: dict[str, Any], save: Any = np.savez) -> None:
+    save(path, **tensors)
 
 
 @pytest.mark.parametrize("extension", FORMATS)
@@ -88,9 +93,8 @@ def test_other_libraries_read_the_same(tmp_path: Path) -> None:
 
 
 def test_the_safetensors_header_is_the_specifications(tmp_path: Path) -> None:
-    write_weights(
-        Weights({"b": [np.array([1, 2], np.float32)], "a": [np.zeros((1, 1))]}), tmp_path / "a.safetensors"
-    )
+    blobs: dict[str, list[Any]] = {"b": [np.array([1, 2], np.float32)], "a": [np.zeros((1, 1))]}
+    write_weights(Weights(blobs), tmp_path / "a.safetensors")
     data = (tmp_path / "a.safetensors").read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     assert length % 8 == 0
@@ -125,14 +129,14 @@ def test_other_keys_are_refused(key: str) -> None:
 
 
 def test_a_missing_blob_in_between_is_named(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **{"c.weight": np.zeros(1, np.float32), "c.blob2": np.zeros(1, np.float32)})
+    save_npz(tmp_path / "a.npz", {"c.weight": np.zeros(1, np.float32), "c.blob2": np.zeros(1, np.float32)})
     with pytest.raises(WeightsError, match="no c.bias"):
         read_weights(tmp_path / "a.npz")
 
 
 def test_half_precision_is_widened_exactly(tmp_path: Path) -> None:
     halves = {"a.weight": np.array([0.1, 65504], np.float16)}
-    np.savez(tmp_path / "a.npz", **halves)
+    save_npz(tmp_path / "a.npz", halves)
     safetensors.numpy.save_file(halves, tmp_path / "a.safetensors")
     torch.save({"a.weight": torch.from_numpy(halves["a.weight"])}, tmp_path / "a.pt")
     for extension in ("npz", "safetensors", "pt"):
@@ -150,7 +154,7 @@ def test_bfloat16_is_widened_as_torch_does(tmp_path: Path) -> None:
 
 def test_big_endian_and_fortran_order_are_brought_into_order(tmp_path: Path) -> None:
     array = np.asfortranarray(np.arange(6, dtype=">f4").reshape(2, 3))
-    np.savez(tmp_path / "a.npz", **{"a.weight": array})
+    save_npz(tmp_path / "a.npz", {"a.weight": array})
     write_weights(read_weights(tmp_path / "a.npz"), tmp_path / "b.safetensors")
     assert safetensors.numpy.load_file(tmp_path / "b.safetensors")["a.weight"].tolist() == [
         [0, 1, 2],
@@ -160,7 +164,7 @@ def test_big_endian_and_fortran_order_are_brought_into_order(tmp_path: Path) -> 
 
 def test_compressed_npz_is_read(tmp_path: Path) -> None:
     values = np.arange(1000, dtype=np.float32)
-    np.savez_compressed(tmp_path / "a.npz", **{"a.weight": values})
+    save_npz(tmp_path / "a.npz", {"a.weight": values}, np.savez_compressed)
     assert np.array_equal(read_weights(tmp_path / "a.npz")["a"][0], values)
 
 
@@ -242,7 +246,7 @@ class Payload:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.path,))
 
 
@@ -258,7 +262,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, new: bool) -> None:
 
 
 def test_pickled_arrays_in_an_npz_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **{"a.weight": np.array([Payload(tmp_path / "ran")], object)})
+    save_npz(tmp_path / "a.npz", {"a.weight": np.array([Payload(tmp_path / "ran")], object)})
     with pytest.raises(FormatError, match="pickled"):
         read_weights(tmp_path / "a.npz")
     assert not (tmp_path / "ran").exists()
@@ -315,8 +319,8 @@ def test_hdf5_without_caffes_layout_is_refused(tmp_path: Path) -> None:
 
 def test_nested_hdf5_groups_are_layer_names_with_slashes(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["data/x/0"] = np.float32([1])
-        file["data/x/bn/0"] = np.float32([2])
+        file["data/x/0"] = np.ones(1, np.float32)
+        file["data/x/bn/0"] = np.full(1, 2, np.float32)
     assert {name: blobs[0].tolist() for name, blobs in read_hdf5(tmp_path / "a.h5").items()} == {
         "x": [1],
         "x/bn": [2],
@@ -325,7 +329,8 @@ def test_nested_hdf5_groups_are_layer_names_with_slashes(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("extension", ["safetensors", "npz", "pt", "h5"])
 def test_truncated_files_are_refused_in_one_line(tmp_path: Path, extension: str) -> None:
-    weights = Weights({"a": [np.arange(50, dtype=np.float32)], "b": [np.ones((3, 3), np.float32)]})
+    blobs: dict[str, list[Any]] = {"a": [np.arange(50, dtype=np.float32)], "b": [np.ones((3, 3), np.float32)]}
+    weights = Weights(blobs)
     write_weights(weights, tmp_path / f"whole.{extension}")
     whole = (tmp_path / f"whole.{extension}").read_bytes()
     path = tmp_path / f"cut.{extension}"
@@ -362,7 +367,7 @@ def _refused(path: Path, size_bytes: int) -> bool:
 
 
 def test_a_deflated_member_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "a.npz", **{"a.weight": np.zeros(100000, np.float32)})
+    save_npz(tmp_path / "a.npz", {"a.weight": np.zeros(100000, np.float32)}, np.savez_compressed)
     data = (tmp_path / "a.npz").read_bytes()
     packed = zlib.compress(bytes(400))  # something else under the old directory entry
     (tmp_path / "b.npz").write_bytes(data[:60] + packed + data[60 + len(packed) :])
@@ -372,7 +377,9 @@ def test_a_deflated_member_that_lies_about_its_size_is_refused(tmp_path: Path) -
 
 def vgg16_checkpoint(width: int = 4) -> dict[str, torch.Tensor]:
     convolutions = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
-    shapes = {f"features.{i}": (width, 3 if i == 0 else width, 3, 3) for i in convolutions}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"features.{i}": (width, 3 if i == 0 else width, 3, 3) for i in convolutions
+    }
     shapes |= {"classifier.0": (8, width * 49), "classifier.3": (8, 8), "classifier.6": (5, 8)}
     generator = torch.Generator().manual_seed(0)
     state = {}
@@ -398,7 +405,8 @@ def test_a_torchvision_vgg16_is_read_as_caffes(tmp_path: Path) -> None:
     conv = state["features.0.weight"].double(), state["features.0.bias"].double()
     theirs = torch.conv2d((image - mean) / std, *conv, padding=1)
     pixels = 255 * image.flip(1) - torch.tensor([103.53, 116.28, 123.675], dtype=torch.float64)[:, None, None]
-    ours = torch.conv2d(pixels, *(torch.tensor(blob).double() for blob in weights["conv1_1"]), padding=1)
+    weight, bias = (torch.tensor(blob).double() for blob in weights["conv1_1"])
+    ours = torch.conv2d(pixels, weight, bias, padding=1)
     assert (ours - theirs).abs().max() < 1e-6 * theirs.abs().max()
     assert "103.53" in weights.notes[0]
     assert "e-08" in weights.notes[0]  # half a unit in the last place is at most 6e-8
