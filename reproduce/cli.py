@@ -35,6 +35,10 @@ COMMANDS = {
 }
 
 
+class _ReaderGoneError(Exception):
+    """Nobody reads our standard output any more."""
+
+
 class OneLineErrors(click.Command):
     """A command whose errors are one line on standard error, with our exit codes."""
 
@@ -43,7 +47,6 @@ class OneLineErrors(click.Command):
             return super().main(*args, standalone_mode=False, **extra)
         try:
             code = super().main(*args, standalone_mode=False, **extra)
-            sys.stdout.flush()
         except click.ClickException as error:
             message = error.format_message().rstrip(".")
             _fail(message[:1].lower() + message[1:] + _help_hint(error))
@@ -52,10 +55,18 @@ class OneLineErrors(click.Command):
         except click.Abort:
             click.echo("interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
+        except _ReaderGoneError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that Python's own last flush is quiet
             sys.exit(EXIT_BROKEN_PIPE)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise _ReaderGoneError from None  # click would take it for a failure and exit with 1
+        return result
 
 
 class LazyGroup(OneLineErrors, click.Group):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TEXT_EXTENSIONS = (".prototxt", ".pbtxt", ".prototext", ".txt")
 CHUNK_VALUES = 1 << 20
 FILTER_TYPES = ("Convolution", "Deconvolution")
-NOT_RUN = frozenset({"Python"})  # what shape inference knows and the runtime does not
+NOT_RUN = frozenset({"Python", "HDF5Output"})  # known layer types that the runtime never executes
 
 CROP_NOTE = (
     "has no crop_param: BVLC Caffe takes offset 0, the older fork that early FCN and HED prototxts were written"
@@ -131,12 +131,12 @@ def net_notes(layers: Iterable[LayerParameter]) -> list[str]:
     return notes
 
 
-def unknown_types(types: Iterable[str]) -> list[str]:
-    """Those of the V2 layer types that the runtime cannot execute, sorted; data layers are no concern of its."""
-    from surgery.shapes import data_types, known_types
+def unknown_types(layers: Iterable[LayerParameter]) -> list[str]:
+    """Types of V2 layers that the runtime cannot execute, sorted; Python layers that only bring data in can go."""
+    from surgery.shapes import known_types
 
-    known = (known_types() - NOT_RUN) | (data_types() - NOT_RUN)
-    return sorted(set(types) - known)
+    known = known_types()
+    return sorted({x.type for x in layers if x.type not in known or (x.type in NOT_RUN and x.bottom)})
 
 
 def _is_text(path: str) -> bool:
@@ -175,7 +175,7 @@ def _describe_net(found: Inspection, net: NetParameter) -> None:
 
     test = filter_net(net, "TEST")
     found.layers = [LayerRow(item.name, item.type, list(item.bottom), list(item.top)) for item in test.layer]
-    found.unknown_types = unknown_types(layer.type for layer in net.layer)
+    found.unknown_types = unknown_types(net.layer)
     found.notes += net_notes(test.layer)
     if len(test.layer) < len(net.layer):
         found.notes.append(f"{len(net.layer) - len(test.layer)} of {len(net.layer)} layers do not take part in"
@@ -184,12 +184,12 @@ def _describe_net(found: Inspection, net: NetParameter) -> None:
 
 
 def _add_shapes(found: Inspection, net: NetParameter) -> None:
-    from surgery.shapes import infer_shapes, needed_inputs
+    from surgery.shapes import infer_shapes, known_types, needed_inputs
 
-    missing = needed_inputs(net) if not found.unknown_types else ()
-    if found.unknown_types:
+    if not {layer.type for layer in net.layer} <= known_types():
         found.notes.append("no shapes: the net has layers of unknown type")
         return
+    missing = needed_inputs(net)
     if missing:
         found.notes.append(f"no shapes: the net does not say how large {', '.join(missing)} is")
         return
@@ -260,7 +260,7 @@ def _layer_types(weights: Weights, found: Inspection) -> dict[str, str]:
         net = None
     if net is None:
         return {record.name: record.type for record in weights.model.layers}
-    found.unknown_types = unknown_types(layer.type for layer in net.layer)
+    found.unknown_types = unknown_types(net.layer)
     found.notes += net_notes(net.layer)
     return {layer.name: layer.type for layer in net.layer}
 

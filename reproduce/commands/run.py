@@ -109,6 +109,7 @@ def read_inputs(
             raise InputError("--input", f"two files for input {name!r}", "one")
         if path.lower().endswith(".npy"):
             arrays[name] = read_array(path)
+            _check_axes(path, arrays[name], definition.inputs[name])
         else:
             shape = definition.inputs[name] or (1, 1 if picture_options[2] == "gray" else 3, 0, 0)
             preprocess = make_preprocess(shape[1] if len(shape) > 1 else 0, *picture_options)
@@ -119,6 +120,12 @@ def read_inputs(
     if missing:
         raise InputError("--input", f"nothing for input {', '.join(missing)}", "a file for each input of the net")
     return arrays, notes
+
+
+def _check_axes(path: str, array: np.ndarray, declared: tuple[int, ...] | None) -> None:
+    if declared is not None and array.ndim != len(declared):
+        raise InputError(path, f"shape {'x'.join(map(str, array.shape)) or 'of a single value'}",
+                         f"{len(declared)} axes, as {'x'.join(map(str, declared))}")  # fmt: skip
 
 
 def _is_named(item: str) -> bool:

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from caffe_weights.weights import Weights, write_weights
+from caffe_weights.export import write_weights
+from caffe_weights.weights import Weights
 from reproduce.digits import FIELD, draw_strip
 
 SEED = 1337

@@ -1,0 +1,128 @@
+"""The demo's model, data and reading; the training script's promises are checked against scikit-learn."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reproduce import demo
+from reproduce.demo import NONE, find_digits, next_commands, report, run_demo
+from reproduce.digits import draw_cells, draw_digit, draw_strip, field_centres
+
+DATA = files("reproduce") / "demo_data"
+BLOCK = np.zeros((8, 8))
+BLOCK[:, 2:6] = 16
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.DemoResult, Path]:
+    folder = tmp_path_factory.mktemp("demo")
+    return run_demo(folder), folder
+
+
+def test_demo_checks_hold_and_it_reads(finished: tuple[demo.DemoResult, Path]) -> None:
+    result, _ = finished
+    assert result.bits_equal and result.worst_difference <= 1e-5 and result.passed
+    assert result.alone_right >= 0.95 * result.alone_count
+    assert result.digits_right >= 0.95 * result.digits_count
+    assert result.strips_right >= 0.8 * result.strips_count
+    assert len(result.truth) == demo.DIGITS
+
+
+def test_demo_leaves_what_it_says(finished: tuple[demo.DemoResult, Path]) -> None:
+    result, folder = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "digits.caffemodel", "digits.prototxt", "digits.safetensors", "digits-again.caffemodel",
+        "digits-conv.prototxt", "digits-conv.safetensors", "digit.png", "strip-input.png", "strip.png", "report.md",
+    }  # fmt: skip
+    assert Image.open(folder / "strip.png").width > 800
+    assert Image.open(folder / "strip-input.png").height == 28
+    assert "\n".join(report(result)) + "\n" == (folder / "report.md").read_text()
+    for line in next_commands(str(folder))[:3]:
+        for word in line.split():
+            if str(folder) in word and "scores" not in word:
+                assert Path(word).exists()
+
+
+def test_demo_can_be_run_again(finished: tuple[demo.DemoResult, Path]) -> None:
+    result, folder = finished
+    assert run_demo(folder).read == result.read
+
+
+def test_a_failed_check_is_no_pass(finished: tuple[demo.DemoResult, Path]) -> None:
+    from dataclasses import replace
+
+    assert not replace(finished[0], bits_equal=False).passed
+    assert not replace(finished[0], worst_difference=1.0).passed
+
+
+def test_shipped_digits_are_real_and_held_out() -> None:
+    sklearn = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    from reproduce.demo_data import train
+
+    real = sklearn.load_digits()
+    held = np.load(str(DATA / "held_out.npz"))
+    assert (held["images"] == real.images[held["index"]]).all()
+    assert (held["labels"] == real.target[held["index"]]).all()
+    trained_on = train.split()[2][train.HELD_OUT :]
+    assert not set(held["index"]) & set(trained_on) and len(held["index"]) == train.SHIPPED
+
+
+def test_shipped_data_is_small() -> None:
+    assert sum(len(item.read_bytes()) for item in DATA.iterdir() if item.is_file()) < 2_000_000
+
+
+def test_find_digits_splits_at_none_and_takes_the_greatest_sum() -> None:
+    says = [NONE, 3, 3, NONE, NONE, 3, 8, 8, NONE, 1]
+    prob = np.zeros((11, len(says)))
+    prob[says, range(len(says))] = 0.9
+    prob[3, 6] = 0.05
+    assert find_digits(prob) == [(3, 1, 2), (8, 5, 7), (1, 9, 9)]
+
+
+def test_find_digits_in_nothing() -> None:
+    prob = np.zeros((11, 4))
+    prob[NONE] = 1
+    assert find_digits(prob) == []
+
+
+def test_a_digit_is_20_high_centred_and_white_on_black() -> None:
+    drawn = draw_digit(BLOCK)
+    assert drawn.shape == (28, 28) and drawn.dtype == np.float32
+    rows, columns = np.nonzero(drawn)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 23, 9, 18)
+    assert drawn.max() == 1 and drawn.min() == 0
+
+
+def test_cells_stand_side_by_side() -> None:
+    cells = draw_cells([BLOCK, BLOCK])
+    assert cells.shape == (28, 56) and (cells[:, 28:] == draw_digit(BLOCK)).all()
+
+
+def test_strip_has_the_gaps_asked_for() -> None:
+    strip, centres = draw_strip([BLOCK, BLOCK], [20, 6, 31])
+    inked = np.nonzero(strip.max(0))[0]
+    assert inked.tolist() == [*range(20, 30), *range(36, 46)]
+    assert centres == [24, 40]  # the middle, 24.5, to the even side
+    assert strip.shape[1] == 80 and (strip.shape[1] - 28) % 4 == 0 and strip.shape[1] >= 20 + 10 + 6 + 10 + 31
+
+
+def test_field_centres() -> None:
+    assert field_centres(28).tolist() == [14]
+    assert field_centres(140).tolist() == list(range(14, 127, 4))
+
+
+def test_training_fields_carry_the_class_of_the_digit_in_their_middle() -> None:
+    pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    from reproduce.demo_data import train
+
+    images = np.stack([BLOCK] * 3)
+    x, y = train.fields(images, np.array([7, 7, 7]), 2, np.random.default_rng(0))
+    assert x.shape == (len(y), 1, 28, 28) and set(y.tolist()) == {7, NONE}
+    middle = x[:, 0, :, 13:15].amax((1, 2))
+    assert (middle[y == 7] > 0.9).all()
