@@ -8,7 +8,7 @@ layer's name kept verbatim, dots and slashes included.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
 
@@ -30,13 +30,13 @@ class Weights(MutableMapping[str, list[np.ndarray]]):
 
     def __init__(
         self,
-        blobs: Mapping[str, Sequence[np.ndarray]] | Iterable[tuple[str, Sequence[np.ndarray]]] = (),
+        blobs: Mapping[str, Sequence[np.ndarray]] | None = None,
         net: NetParameter | Callable[[], NetParameter] | None = None,
         source: str = "",
         model: CaffeModel | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        self._blobs = {name: [np.asarray(a) for a in arrays] for name, arrays in dict(blobs).items()}
+        self._blobs = {name: [np.asarray(a) for a in arrays] for name, arrays in (blobs or {}).items()}
         self._net = net
         self.source = source
         self.model = model

@@ -492,7 +492,7 @@ def test_a_new_name_must_not_be_in_the_weights() -> None:
 )
 def test_weights_that_do_not_fit(layer: str, shapes: list[tuple[int, ...]], message: str) -> None:
     net = plain().to_proto()
-    weights = Weights(filled(net).items(), source="old.h5")
+    weights = Weights(filled(net), source="old.h5")
     weights[layer] = [np.zeros(shape, np.float32) for shape in shapes]
     with pytest.raises(WeightsError, match=re.escape(message)):
         convolutionize(net, weights)

@@ -132,6 +132,6 @@ def test_misfits_are_errors_that_name_the_blob(
 
 
 def test_errors_name_the_file() -> None:
-    weights = Weights(source().items(), source="old.caffemodel")
+    weights = Weights(source(), source="old.caffemodel")
     with pytest.raises(WeightsError, match=r"^old\.caffemodel: blob score\.weight: "):
         transplant(weights, {**SHAPES, "score": [(2, 5)]})

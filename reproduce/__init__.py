@@ -1,0 +1,1 @@
+"""The PyTorch floor: nets executed as Caffe executes them, and the command line. Imports no torch itself."""
