@@ -24,7 +24,7 @@ def source(**changes: list[np.ndarray]) -> Weights:
 
 
 def test_equal_nets_are_copied_bit_for_bit_in_the_target_order() -> None:
-    before = Weights(reversed(list(source().items())), source="a.caffemodel")
+    before = Weights(dict(reversed(list(source().items()))), source="a.caffemodel")
     result, report = transplant(before, SHAPES)
     assert list(result) == ["conv1", "fc6"]
     assert result.source == "a.caffemodel"
