@@ -71,11 +71,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _case_name(case: Path, pattern: str) -> str:
     """What the pattern leaves open: `fcn8s` for nets/*.npz, `adam` for solvers/*/trajectory.npz."""
-    last = Path(pattern).name
-    if "*" not in last:
-        return case.parent.name
-    before, _, after = last.partition("*")
-    return case.name.removeprefix(before).removesuffix(after) if "*" not in after else case.name
+    folder, last = pattern.rsplit("/", 1)
+    before, star, after = last.partition("*")
+    left_open = case.name[len(before) : len(case.name) - len(after)] if star else ""
+    return "-".join(filter(None, [case.parent.name if "*" in folder else "", left_open])) or case.stem
 
 
 @pytest.hookimpl(trylast=True)  # after -k has chosen
@@ -85,7 +84,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     present = {kind for item in items if (kind := _kind_with_a_case(item))}
     words = config.getoption("keyword") or ""
-    kept, dropped = [], []
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
         mark = item.get_closest_marker("no_golden_case")
         wanted = mark is not None and mark.args[0] in words and mark.args[0] not in present

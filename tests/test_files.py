@@ -47,9 +47,13 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, failure: type[BaseExcep
     out = tmp_path / "a"
     out.write_bytes(b"old")
     with pytest.raises(failure), replace_file(out, force=True) as sibling:
-        sibling.write_bytes(b"half")
-        raise failure
+        _write_half(sibling, failure)
     assert out.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def _write_half(path: Path, failure: type[BaseException]) -> None:
+    path.write_bytes(b"half")
+    raise failure
 
 
 def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
@@ -74,14 +78,15 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
 
 def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for bad, words in [
+    cases: list[tuple[Path | str, str]] = [
         (tmp_path, "this is a folder"),
         (tmp_path / "missing" / "a", "no folder .*missing; make it first"),
         (tmp_path / "file" / "a", "no folder"),
         (Path(os.devnull), "not a regular file"),
         (tmp_path / ("n" * 300), "too long"),
         ("a\0b", "null"),
-    ]:
+    ]
+    for bad, words in cases:
         with pytest.raises(FileError, match=words), replace_file(bad, force=True):
             raise AssertionError("must not get here")
     assert os.listdir(tmp_path) == ["file"]
@@ -89,12 +94,13 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_inputs_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for bad, words in [
+    cases: list[tuple[Path | str, str]] = [
         (tmp_path / "missing", "missing: no such file$"),
         (tmp_path, "this is a folder; wanted a file"),
         (tmp_path / "pipe", "not a regular file"),
         ("a\0b", "null"),
-    ]:
+    ]
+    for bad, words in cases:
         with pytest.raises(FileError, match=words):
             open_input(bad)
 
