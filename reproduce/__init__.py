@@ -1,1 +1,4 @@
-"""The PyTorch floor: nets executed as Caffe executes them, and the command line. Imports no torch itself."""
+"""Run Caffe nets in PyTorch, number for number: the runtime, its command line and what is built on them.
+
+Importing this package imports no torch; `reproduce.net` does.
+"""

@@ -1,0 +1,159 @@
+"""Layers that multiply by a weight matrix: Convolution, Deconvolution, Im2col, InnerProduct, Embed.
+
+Follows `base_conv_layer.cpp`, `conv_layer.cpp`, `deconv_layer.cpp`, `im2col_layer.cpp`,
+`inner_product_layer.cpp` and `embed_layer.cpp` of BVLC/caffe at 9b891540. PyTorch's own kernels compute the
+same sums in another order. Departures: at most three spatial axes (Caffe's n-dimensional path has no
+bound); an index outside the table of Embed is an error, not a debug check.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from caffe_weights import caffe_pb2
+from caffe_weights.errors import NetError
+from reproduce.layers.base import Definition, Filler, Layer, checked_indices, positive_axis
+from surgery.geometry import Window, conv_size, conv_window
+
+Weighted = caffe_pb2.ConvolutionParameter | caffe_pb2.InnerProductParameter | caffe_pb2.EmbedParameter
+
+CONVOLVE = {1: nnf.conv1d, 2: nnf.conv2d, 3: nnf.conv3d}
+DECONVOLVE = {1: nnf.conv_transpose1d, 2: nnf.conv_transpose2d, 3: nnf.conv_transpose3d}
+DEWeighted = caffe_pb2.ConvolutionParameter | caffe_pb2.InnerProductParameter | caffe_pb2.EmbedParameter
+
+CONVOLVE = {1: nnf.conv_transpose1d, 2: nnf.conv_transpose2d, 3: nnf.conv_transpose3d}
+
+
+class _Windowed(Layer):
+    """What Convolution, Deconvolution and Im2col share: a window, known once the rank of a bottom is."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        self.param = definition.convolution_param
+        self.group = self.param.group
+        self.windows: dict[int, tuple[int, Window]] = {}
+
+    def window(self, rank: int) -> tuple[int, Window]:
+        """The channel axis and the window for bottoms of this rank."""
+        if rank not in self.windows:
+            axis = positive_axis(self.param.axis, rank)
+            self.windows[rank] = axis, conv_window(self.definition, rank - axis - 1)
+        return self.windows[rank]
+
+    def fillers(self) -> list[Filler]:
+        return _weight_and_bias(self.param)
+
+
+class Convolution(_Windowed):
+    """Cross-correlation with weights (out, in / group, *kernel); every bottom gets the same weights."""
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        return [self.convolve(x, blobs) for x in bottoms]
+
+    def convolve(self, x: Tensor, blobs: list[Tensor]) -> Tensor:
+        """The top of one bottom."""
+        axis, window = self.window(x.dim())
+        lead, size = x.shape[:axis], x.shape[axis + 1 :]
+        x = _enlarge(x if axis == 1 else x.reshape(-1, *x.shape[axis:]), size, window)
+        convolve = CONVOLVE[_spatial(self, len(size))]
+        bias = blobs[1] if len(blobs) > 1 else None
+        y = convolve(x, blobs[0], bias, window.stride, window.pad, window.dilation, self.group)
+        return y if axis == 1 else y.reshape(*lead, *y.shape[1:])
+
+
+class Deconvolution(_Windowed):
+    """The transpose of a convolution, weights (in, out / group, *kernel)."""
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        return [self.deconvolve(x, blobs) for x in bottoms]
+
+    def deconvolve(self, x: Tensor, blobs: list[Tensor]) -> Tensor:
+        """The top of one bottom."""
+        axis, window = self.window(x.dim())
+        lead = x.shape[:axis]
+        deconvolve = DECONVOLVE[_spatial(self, x.dim() - axis - 1)]
+        x = x if axis == 1 else x.reshape(-1, *x.shape[axis:])
+        bias = blobs[1] if len(blobs) > 1 else None
+        y = deconvolve(x, blobs[0], bias, window.stride, window.pad, 0, self.group, window.dilation)
+        return y if axis == 1 else y.reshape(*lead, *y.shape[1:])
+
+
+class Im2col(_Windowed):
+    """Every window of the input as a column: (N, C, H, W) -> (N, C * kh * kw, out h, out w)."""
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        return [self.columns(x) for x in bottoms]
+
+    def columns(self, x: Tensor) -> Tensor:
+        """The top of one bottom; PyTorch's `unfold` function knows only two axes, its view any number."""
+        axis, window = self.window(x.dim())
+        lead, channels, size = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+        out = conv_size(tuple(size), window)
+        x = _enlarge(x.reshape(-1, *x.shape[axis:]), size, window)
+        x = nnf.pad(x, [p for pad in reversed(window.pad) for p in (pad, pad)])
+        for i, (extent, stride, dilation) in enumerate(
+            zip(window.extent, window.stride, window.dilation, strict=True)
+        ):
+            x = x.unfold(2 + i, extent, stride)[..., ::dilation]
+        n = len(out)
+        x = x.permute(0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))  # (N, C, *kernel, *out)
+        return x.reshape(*lead, channels * prod(window.kernel), *out)
+
+    def fillers(self) -> list[Filler]:
+        return []
+
+
+class InnerProduct(Layer):
+    """x W^T + b over everything from `axis` on; weights (out, in), or (in, out) with `transpose`."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        self.param = definition.inner_product_param
+        self.axis, self.transpose = self.param.axis, self.param.transpose
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        x = bottoms[0]
+        axis = positive_axis(self.axis, x.dim())
+        rows = x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))  # (outer, in)
+        weight = blobs[0].t() if self.transpose else blobs[0]
+        y = nnf.linear(rows, weight, blobs[1] if len(blobs) > 1 else None)
+        return [y.reshape(*x.shape[:axis], weight.shape[0])]
+
+    def fillers(self) -> list[Filler]:
+        return _weight_and_bias(self.param)
+
+
+class Embed(Layer):
+    """Row i of the table (input_dim, num_output) for each index i, plus a bias."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        self.param = definition.embed_param
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        indices = checked_indices(self.where(), bottoms[0], blobs[0].shape[0])
+        rows = nnf.embedding(indices, blobs[0])
+        return [rows + blobs[1] if len(blobs) > 1 else rows]
+
+    def fillers(self) -> list[Filler]:
+        return _weight_and_bias(self.param)
+
+
+def _weight_and_bias(param: Weighted) -> list[Filler]:
+    return [param.weight_filler, param.bias_filler] if param.bias_term else [param.weight_filler]
+
+
+def _enlarge(x: Tensor, size: torch.Size, window: Window) -> Tensor:
+    # a kernel a little larger than its padded input makes one output in Caffe: zeros beyond the edge
+    short = [max(0, extent - n - 2 * p) for n, extent, p in zip(size, window.extent, window.pad, strict=True)]
+    return nnf.pad(x, [p for more in reversed(short) for p in (0, more)]) if any(short) else x
+
+
+def _spatial(layer: Layer, axes: int) -> int:
+    if axes not in CONVOLVE:
+        raise NetError(layer.where(), f"{axes} spatial axes", "1 to 3")
+    return axes

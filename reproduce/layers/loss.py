@@ -1,0 +1,246 @@
+"""Losses and Accuracy.
+
+Follows `softmax_layer.cpp`, `softmax_loss_layer.cpp`, `infogain_loss_layer.cpp`,
+`multinomial_logistic_loss_layer.cpp`, `sigmoid_cross_entropy_loss_layer.cpp`, `euclidean_loss_layer.cpp`,
+`hinge_loss_layer.cpp`, `contrastive_loss_layer.cpp` and `accuracy_layer.cpp` of BVLC/caffe at 9b891540.
+
+Caffe bounds the logarithm of a probability but not its gradient; `bounded` does the same. A loss is not
+multiplied by its loss_weight, as in Caffe: the net's total loss is. Labels get no gradient. Departures: a
+label out of range is an error (undefined in Caffe); SoftmaxWithLoss accepts a second top, the
+probabilities, which Caffe at this commit documents but cannot build.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from caffe_weights import caffe_pb2
+from reproduce.layers.base import FLT_MIN, Definition, Layer, checked_indices, positive_axis, split_shape
+
+LOG_THRESHOLD = 1e-20
+LossParameter = caffe_pb2.LossParameter
+
+
+class Softmax(Layer):
+    """exp(x) over its sum along an axis."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        self.axis = definition.softmax_param.axis
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        return [torch.softmax(bottoms[0], self.axis)]
+
+
+class _Labelled(Layer):
+    """A loss or score of bottom 0 against the labels in bottom 1, with ignore_label and normalisation."""
+
+    label_bottoms = (1,)
+    default_mode = LossParameter.VALID
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        param = definition.loss_param
+        self.ignore = param.ignore_label if param.HasField("ignore_label") else None
+        self.mode = self.default_mode
+        if param.HasField("normalization"):
+            self.mode = param.normalization
+        elif param.HasField("normalize"):
+            self.mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+
+    def normaliser(self, outer: int, full: int, valid: Tensor) -> Tensor | float:
+        """What the sum is divided by, at least 1; `valid` is 1 where a label counts."""
+        if self.mode == LossParameter.VALID:
+            return valid.sum().clamp(min=1)
+        if self.mode == LossParameter.NONE:
+            return 1.0
+        return float(max(1, full if self.mode == LossParameter.FULL else outer))
+
+
+class SoftmaxWithLoss(_Labelled):
+    """-log of the labelled class's probability, summed over the items that count and normalised."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        self.axis = definition.softmax_param.axis
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        x, label = bottoms[0], bottoms[1]
+        outer, classes, inner = split_shape(x.shape, positive_axis(self.axis, x.dim()))
+        target = checked_indices(self.where(), label, classes, self.ignore).reshape(outer, inner)
+        log_prob = nnf.log_softmax(x.reshape(outer, classes, inner), 1)
+        valid = torch.ones_like(target) if self.ignore is None else (target != self.ignore).long()
+        each = -log_prob.gather(1, (target * valid).unsqueeze(1)).squeeze(1)  # (outer, inner)
+        total = (bounded(each, -math.inf, -math.log(FLT_MIN)) * valid).sum()
+        loss = total / self.normaliser(outer, outer * inner, valid)
+        prob = [log_prob.detach().exp().reshape(x.shape)] if len(self.definition.top) > 1 else []
+        return [loss, *prob]
+
+
+class InfogainLoss(_Labelled):
+    """Sum over classes of -H[label, class] * log(probability); H from bottom 2 or a file."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        param = definition.infogain_loss_param
+        self.axis = param.axis
+        self.source = param.source
+        self.matrix: Tensor | None = None
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        x, label = bottoms[0], bottoms[1]
+        outer, classes, inner = split_shape(x.shape, positive_axis(self.axis, x.dim()))
+        target = checked_indices(self.where(), label, classes, self.ignore).reshape(outer, inner)
+        log_prob = nnf.log_softmax(x.reshape(outer, classes, inner), 1)
+        valid = torch.ones_like(target) if self.ignore is None else (target != self.ignore).long()
+        gain = self.gain(bottoms, x).reshape(classes, classes)[target * valid]  # (outer, inner, classes)
+        cost = -bounded(log_prob, math.log(LOG_THRESHOLD), math.inf) * gain.transpose(1, 2)
+        loss = (cost.sum(1) * valid).sum() / self.normaliser(outer, outer * inner, valid)
+        prob = [log_prob.detach().exp().reshape(x.shape)] if len(self.definition.top) > 1 else []
+        return [loss, *prob]
+
+    def gain(self, bottoms: list[Tensor], like: Tensor) -> Tensor:
+        """The matrix, read from `source` once if it is no bottom."""
+        if len(bottoms) > 2:
+            return bottoms[2].detach()
+        if self.matrix is None:
+            from caffe_weights.mean import read_mean
+
+            self.matrix = torch.tensor(read_mean(self.source))
+        return self.matrix.to(like)
+
+
+class MultinomialLogisticLoss(_Labelled):
+    """-log of the labelled class's entry of bottom 0, a probability, averaged over the batch."""
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        prob, label = bottoms[0].flatten(1), bottoms[1]
+        target = checked_indices(self.where(), label, prob.shape[1]).reshape(-1, 1)
+        picked = bounded(prob.gather(1, target), LOG_THRESHOLD, math.inf)
+        return [-picked.log().sum() / prob.shape[0]]
+
+
+class SigmoidCrossEntropyLoss(_Labelled):
+    """Cross entropy of sigmoid(bottom 0) with the targets in bottom 1, one a value."""
+
+    default_mode = LossParameter.BATCH_SIZE
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        x, target = bottoms[0], bottoms[1].detach().reshape(bottoms[0].shape)
+        each = nnf.binary_cross_entropy_with_logits(x, target, reduction="none")
+        valid = torch.ones_like(target)
+        if self.ignore is not None:
+            valid = (target.trunc() != self.ignore).to(x.dtype)  # Caffe casts before it compares
+        return [(each * valid).sum() / self.normaliser(x.shape[0], x.numel(), valid)]
+
+
+class EuclideanLoss(_Labelled):
+    """Half the squared distance of the bottoms, averaged over the batch."""
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        difference = bottoms[0] - bottoms[1].reshape(bottoms[0].shape)
+        return [(difference * difference).sum() / (2 * bottoms[0].shape[0])]
+
+
+class HingeLoss(_Labelled):
+    """One against all: max(0, 1 - x) for the labelled class, max(0, 1 + x) for the others; L1 or L2."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        param = definition.hinge_loss_param
+        self.squared = param.norm == param.L2
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        x, label = bottoms[0].flatten(1), bottoms[1]
+        target = checked_indices(self.where(), label, x.shape[1]).reshape(-1, 1)
+        sign = torch.ones_like(x).scatter(1, target, -1.0)
+        margin = nnf.relu(1 + sign * x)
+        return [(margin * margin if self.squared else margin).sum() / x.shape[0]]
+
+
+class ContrastiveLoss(_Labelled):
+    """Pairs in bottoms 0 and 1: squared distance if similar (bottom 2), else the margin's excess."""
+
+    label_bottoms = (2,)
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        param = definition.contrastive_loss_param
+        self.margin, self.legacy = param.margin, param.legacy_version
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        a, b, similar = bottoms
+        squared = ((a - b).flatten(1) ** 2).sum(1)
+        if self.legacy:
+            apart = nnf.relu(self.margin - squared)
+        else:
+            apart = nnf.relu(self.margin - _Distance.apply(squared)) ** 2
+        each = torch.where(similar.detach().reshape(-1).trunc() != 0, squared, apart)
+        return [each.sum() / (2 * a.shape[0])]
+
+
+class Accuracy(_Labelled):
+    """Share of labels among the top_k scores; a second top holds it a class. A tie counts as wrong."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        param = definition.accuracy_param
+        self.axis, self.top_k = param.axis, param.top_k
+        self.ignore = param.ignore_label if param.HasField("ignore_label") else None
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        x, label = bottoms[0].detach(), bottoms[1]
+        outer, classes, inner = split_shape(x.shape, positive_axis(self.axis, x.dim()))
+        target = checked_indices(self.where(), label, classes, self.ignore).reshape(outer, inner)
+        valid = torch.ones_like(target) if self.ignore is None else (target != self.ignore).long()
+        x, target = x.reshape(outer, classes, inner), target * valid
+        better = (x >= x.gather(1, target.unsqueeze(1))).sum(1) - 1  # the class itself is no better
+        right = (better < self.top_k).long() * valid
+        tops = [right.sum() / valid.sum().clamp(min=1)]
+        if len(self.definition.top) > 1:
+            hits, items = (
+                torch.zeros(classes, dtype=torch.long, device=x.device).scatter_add(
+                    0, target.reshape(-1), t.reshape(-1)
+                )
+                for t in (right, valid)
+            )
+            tops.append(hits / items.clamp(min=1))
+        return [top.to(x.dtype) for top in tops]
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` brought into [low, high] in the forward pass; the gradient passes as if it were not."""
+    result: Tensor = _Bounded.apply(x, low, high)
+    return result
+
+
+class _Bounded(torch.autograd.Function):
+    """Clamp with the gradient of the identity: Caffe bounds values it takes no derivative of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
+
+
+class _Distance(torch.autograd.Function):
+    """Square root whose gradient is 1 / (2 (root + 1e-4)): Caffe keeps equal pairs finite so."""
+
+    @staticmethod
+    def forward(ctx: Any, squared: Tensor) -> Tensor:
+        root = squared.sqrt()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        return grads[0] / (2 * (root + 1e-4))

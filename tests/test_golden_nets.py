@@ -1,0 +1,212 @@
+"""Whole nets against what BVLC Caffe 1.0 computed.
+
+Narrow nets with all layers of the originals, the classifiers cut fully convolutional, and FCN-8s at its
+full width. A probe is 64 values, the sum and the norm of a blob's final content; it knows no maximum, so ours
+serves. An output beyond the tolerance is judged by the table's other rule: Caffe's own float32 may be as far
+from float64, as where a score is a small difference of large terms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from caffe_weights.export import read_weights
+from caffe_weights.prototxt import read_net
+from caffe_weights.weights import Weights
+from reproduce.net import Net
+from reproduce.tolerances import FLOAT64_FACTOR, FULL, NET, worst_difference
+from surgery.interpolation import bilinear_weights
+from surgery.shapes import infer_shapes
+from surgery.transplant import transplant
+
+SURGERY = "nets/*-fullconv.npz"
+FULL_WIDTH = "nets/*-full.npz"
+BGR_MEAN = np.array([104.00699, 116.66877, 122.67892], np.float32)
+LABEL_GAP = 2 * FULL  # labels must be equal where the two best scores are further apart than this
+
+
+@pytest.mark.goldens("nets/*.caffemodel.gz")
+def test_golden_net_outputs(golden: Path) -> None:
+    run = Run(golden)
+    for name, want in run.group("out").items():
+        run.judge(name, want)
+
+
+@pytest.mark.goldens("nets/*.caffemodel.gz")
+def test_golden_net_probes(golden: Path) -> None:
+    run = Run(golden)
+    blobs = probed(run.stored, "probe")
+    assert set(blobs) == set(run.net.blobs)
+    for name in blobs:
+        check_probe(run.blob(name), run.stored, f"probe/{name}", NET)
+
+
+@pytest.mark.goldens("nets/*.caffemodel.gz")
+def test_golden_net_layers_and_shapes(golden: Path) -> None:
+    """Layers in Caffe's order with its automatic splits, and its parameter shapes."""
+    run = Run(golden)
+    assert list(run.net.shapes().layers) == run.meta["layers"]
+    held = {name: [list(t.shape) for t in tensors] for name, tensors in run.net.params.items()}
+    assert held == run.meta["param_shapes"]
+
+
+@pytest.mark.goldens(SURGERY)
+def test_golden_net_surgery(golden: Path) -> None:
+    """The classifier's parameters, coerced, in the convolutional net: at its size and at a larger one."""
+    stored = np.load(golden)
+    classifier = golden.with_name(golden.name.replace("-fullconv.npz", ".npz"))
+    weights = read_weights(str(classifier)[:-4] + ".caffemodel.gz")
+    definition = read_net(golden.with_suffix(".prototxt"))
+    shapes = {name: layer.params for name, layer in infer_shapes(definition).layers.items() if layer.params}
+    cut, _ = transplant(weights, shapes, coerce=True)
+    net = Net(definition, cut)
+    data = np.load(classifier)["in/data"]
+    native = forward(net, keep=["fc8"], data=data)["fc8"]
+    assert_close(native, stored["out/conv_fc8_native"], NET, "native fc8")
+    flat = Net.from_prototxt(classifier.with_suffix(".prototxt"), weights=weights)
+    assert_close(
+        forward(flat, keep=["fc8"], data=data)["fc8"], stored["out/classifier_fc8"], NET, "classifier"
+    )
+    large = forward(net, keep=net.blobs, data=stored["in/data_large"])
+    assert_close(large["fc8"], stored["out/conv_fc8_large"], NET, "large fc8")
+    assert_close(large["prob"], stored["out/conv_prob_large"], NET, "large prob")
+    for name in probed(stored, "probe_large"):
+        check_probe(large[name], stored, f"probe_large/{name}", NET)
+
+
+@pytest.mark.slow
+@pytest.mark.goldens(FULL_WIDTH)
+def test_golden_net_full_width(golden: Path) -> None:
+    """All blobs of a net of true width, and its label map wherever the scores leave no doubt."""
+    stored = np.load(golden)
+    meta = json.loads(str(stored["meta"]))
+    net = Net.from_prototxt(golden.with_suffix(".prototxt"), weights=made_weights(golden, stored, meta))
+    blobs = forward(net, keep=net.blobs, data=made_input(meta))
+    for name in probed(stored, "probe"):
+        check_probe(blobs[name], stored, f"probe/{name}", FULL)
+    score = blobs["score"].numpy()
+    assert_close(blobs["score"][:, :, ::8, ::8], stored["out/score_sub8"], FULL, "score")
+    best = np.sort(score[0], axis=0)
+    sure = best[-1] - best[-2] > LABEL_GAP * np.abs(score).max()
+    labels = np.asarray(Image.open(golden.with_name(golden.stem + "-argmax.png")))
+    assert sure.mean() > 0.99
+    assert np.array_equal(score[0].argmax(0)[sure], labels[sure])
+
+
+class Run:
+    """One narrow net, its stored results and its blobs for the stored inputs."""
+
+    def __init__(self, golden: Path) -> None:
+        self.stem = Path(str(golden).removesuffix(".caffemodel.gz"))
+        self.stored = np.load(f"{self.stem}.npz")
+        self.meta: dict[str, Any] = json.loads(str(self.stored["meta"]))
+        self.net, self.blobs = computed(self.stem, torch.float32)
+
+    def group(self, name: str) -> dict[str, np.ndarray]:
+        """What is stored under `name/`."""
+        return {
+            key[len(name) + 1 :]: self.stored[key] for key in self.stored.files if key.startswith(name + "/")
+        }
+
+    def blob(self, name: str) -> Tensor:
+        return self.blobs[name]
+
+    def judge(self, name: str, want: np.ndarray) -> None:
+        """Assert a blob within NET of Caffe's, or no further from float64 than the table grants."""
+        got = self.blobs[name].numpy()
+        worst, place = worst_difference(got, want)
+        if worst <= NET:
+            return
+        exact = computed(self.stem, torch.float64)[1][name].numpy()
+        ours, _ = worst_difference(got.astype(np.float64), exact)
+        theirs, _ = worst_difference(want.astype(np.float64), exact)
+        assert ours <= FLOAT64_FACTOR * theirs, (
+            f"{name}: {worst:.2g} at {place}; from float64 {ours:.2g}, Caffe's {theirs:.2g}"
+        )
+
+
+@lru_cache(maxsize=2)
+def computed(stem: Path, dtype: torch.dtype) -> tuple[Net, dict[str, Tensor]]:
+    """The net and all its blobs; kept for the next test of the same net."""
+    net = Net.from_prototxt(f"{stem}.prototxt", weights=f"{stem}.caffemodel.gz").to(dtype)
+    stored = np.load(f"{stem}.npz")
+    inputs = {key[3:]: stored[key] for key in stored.files if key.startswith("in/")}
+    return net, forward(net, keep=net.blobs, **inputs)
+
+
+def forward(net: Net, keep: list[str], **inputs: np.ndarray) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return net(keep=keep, **inputs)
+
+
+def probed(stored: Any, kind: str) -> list[str]:
+    """Names of the blobs that have a probe of this kind."""
+    return [
+        key[len(kind) + 1 : -4] for key in stored.files if key.startswith(kind + "/") and key.endswith("/idx")
+    ]
+
+
+def check_probe(got: Tensor, stored: Any, key: str, tolerance: float) -> None:
+    values = got.numpy()
+    assert list(values.shape) == stored[f"{key}/shape"].tolist(), key
+    largest = max(float(np.abs(values).max()), 1e-7)
+    apart = np.abs(values.reshape(-1)[stored[f"{key}/idx"]] - stored[f"{key}/val"]).max() / largest
+    assert apart <= tolerance, f"{key}: {apart:.2g}"
+    norm = float(stored[f"{key}/norm"])
+    assert abs(np.linalg.norm(values.astype(np.float64)) - norm) <= tolerance * max(norm, 1e-7), (
+        f"{key}: norm"
+    )
+
+
+def assert_close(got: Tensor, want: np.ndarray, tolerance: float, what: str) -> None:
+    worst, place = worst_difference(got.numpy(), want)
+    assert worst <= tolerance, f"{what}: {worst:.2g} at {place}"
+
+
+def made_weights(golden: Path, stored: Any, meta: dict[str, Any]) -> Weights:
+    """Parameters by the rule in the goldens' README, checked by the stored hashes before the last step."""
+    draw = np.random.RandomState(meta["seed"])
+    definition, weights = read_net(golden.with_suffix(".prototxt")), Weights()
+    shapes = infer_shapes(definition).layers
+    for layer in definition.layer:
+        if not shapes[layer.name].params:
+            continue
+        shape = shapes[layer.name].params[0]
+        if layer.type == "Deconvolution":
+            blobs = [bilinear_weights(shape)]
+        else:
+            scale = np.sqrt(2 / np.prod(shape[1:]))
+            blobs = [
+                (draw.standard_normal(shape) * scale).astype(np.float32),
+                (0.01 * draw.standard_normal(shape[0])).astype(np.float32),
+            ]
+        for i, blob in enumerate(blobs):
+            assert hashlib.sha256(blob.tobytes()).hexdigest() == meta["params"][f"{layer.name}/{i}"]["sha256"]
+        if f"fix/{layer.name}/gain" in stored.files:
+            gain = stored[f"fix/{layer.name}/gain"].astype(np.float32)
+            blobs = [
+                blobs[0] * gain[:, None, None, None],
+                stored[f"fix/{layer.name}/bias"].astype(np.float32),
+            ]
+        weights[layer.name] = blobs
+    return weights
+
+
+def made_input(meta: dict[str, Any]) -> np.ndarray:
+    """The picture by the rule in the goldens' README, (1, 3, 500, 500)."""
+    draw = np.random.RandomState(meta["seed"] + 1)
+    low = np.floor(draw.random_sample((10, 10, 3)) * 256)
+    noise = np.floor(draw.random_sample((500, 500, 3)) * 64)
+    image = (np.floor(low.repeat(50, 0).repeat(50, 1) * 0.75) + noise).astype(np.uint8)
+    assert hashlib.sha256(image.tobytes()).hexdigest() == meta["image_sha256"]
+    return (image.astype(np.float32) - BGR_MEAN).transpose(2, 0, 1)[None]
