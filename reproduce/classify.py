@@ -30,7 +30,7 @@ class Prediction:
 def class_scores(
     net: Net, input_blob: str, output_blob: str, image: np.ndarray, preprocess: Preprocess
 ) -> tuple[np.ndarray, int]:
-    """Scores float32 (classes,) of a picture uint8 H x W x 3, and the number of positions they are the mean of."""
+    """Scores float32 (classes,) of a picture uint8 H x W x 3, and how many positions they are the mean of."""
     blob = forward(net, {input_blob: preprocess(image)}, [output_blob])[output_blob]
     if blob.ndim < 2 or blob.shape[0] != 1 or blob.size == 0:
         raise NetError(f"blob {output_blob!r}", "shape " + " x ".join(map(str, blob.shape)),

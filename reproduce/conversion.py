@@ -116,7 +116,9 @@ def _check_paths(source: str, out: str, net_path: str | None, out_net: str | Non
     for target in filter(None, (out, out_net)):
         for what, path in inputs.items():
             if path and _same_file(path, target):
-                raise FileError(target, f"{what} itself would be replaced", "another name", "nothing was written")
+                raise FileError(
+                    target, f"{what} itself would be replaced", "another name", "nothing was written"
+                )
         if not force and Path(target).exists():
             raise FileError(target, "the file exists", do="pass --force to replace it")
     if out_net and os.path.abspath(out) == os.path.abspath(out_net):
@@ -133,7 +135,7 @@ def _same_file(a: str, b: str) -> bool:
 def _definition(
     weights: Weights, net_path: str | None, input_shape: Shape | None, convolutional: bool
 ) -> NetParameter | None:
-    """The net that counts: the one given, else the one in the weights; with `convolutional` its deploy form."""
+    """The net that counts: the one given, else that of the weights; with `convolutional` its deploy form."""
     if net_path is not None:
         net = filter_net(load_net(net_path), "TEST")
     elif convolutional:

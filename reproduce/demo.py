@@ -1,9 +1,9 @@
-"""The main job on what the package ships: convert a Caffe model, cut it fully convolutional, check it, run it.
+"""The main job on what the package ships: convert a Caffe model, cut it, check it, run it.
 
 The model is a narrow LeNet that `reproduce/demo_data/train.py` trained on single 28 x 28 fields with real
-handwritten digits. Its fully connected layers become convolutions and it reads a strip of any width, one field
-every 4 pixels, which is where fully convolutional nets began: Matan, Burges, LeCun and Denker 1992, "Multi-digit
-recognition using a space displacement neural network". The digits are ones it was not trained on.
+handwritten digits. Its fully connected layers become convolutions and it reads a strip of any width, one
+field every 4 pixels, which is where fully convolutional nets began: Matan, Burges, LeCun and Denker 1992,
+"Multi-digit recognition using a space displacement neural network". It was not trained on these digits.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def run_demo(out: Path) -> DemoResult:
 
 
 def read_strip(net: Net, images: np.ndarray, labels: np.ndarray, seed: int) -> Strip:
-    """Draw DIGITS of the digits side by side with random gaps and read them with the fully convolutional net."""
+    """Draw DIGITS digits side by side with random gaps and read them with the fully convolutional `net`."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(images))[:DIGITS]
     gaps = rng.integers(4, 18, DIGITS + 1)
@@ -179,7 +179,8 @@ def next_commands(out: str) -> list[str]:
         f"fcn inspect {out}/digits.caffemodel --check",
         f"fcn run {out}/digits-conv.prototxt {out}/digits-conv.safetensors"
         f" --input {out}/strip-input.png {scale} --out {out}/scores.npz",
-        f"fcn classify {out}/digit.png --net {out}/digits.prototxt --weights {out}/digits.safetensors {scale}",
+        f"fcn classify {out}/digit.png --net {out}/digits.prototxt"
+        f" --weights {out}/digits.safetensors {scale}",
         "convert-weights YOUR.caffemodel YOUR.safetensors --convolutional",
     ]
 
@@ -198,7 +199,11 @@ def _unpack(out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _convert(out: Path) -> tuple[bool, int]:
     """To safetensors, back, and fully convolutional; whether all bits came back, and how many parameters."""
-    first, tensors, again = out / "digits.caffemodel", out / "digits.safetensors", out / "digits-again.caffemodel"
+    first, tensors, again = (
+        out / "digits.caffemodel",
+        out / "digits.safetensors",
+        out / "digits-again.caffemodel",
+    )
     net = str(out / "digits.prototxt")
     done = convert(str(first), str(tensors), force=True)
     convert(str(tensors), str(again), net, force=True)

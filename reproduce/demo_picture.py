@@ -29,7 +29,9 @@ def draw_reading(strip: Strip, path: Path) -> None:
     shown = _draw_confidence(middle, strip)
     _draw_digits(bottom, strip)
     figure.colorbar(shown, ax=middle, label="confidence", pad=0.01, fraction=0.03)
-    figure.suptitle("A classifier of single digits, cut fully convolutional, reads a strip of digits it never saw")
+    figure.suptitle(
+        "A classifier of single digits, cut fully convolutional, reads a strip of digits it never saw"
+    )
     with replace_file(path, force=True) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -38,8 +40,8 @@ def _draw_strip(axes: Any, strip: Strip) -> None:
     height, width = strip.image.shape
     axes.imshow(strip.image, cmap="gray", extent=(0, width, height, 0), aspect="equal", vmin=0, vmax=1)
     axes.add_patch(Rectangle((0.5, 0.5), FIELD - 1, FIELD - 1, fill=False, edgecolor=FRAME, linewidth=1.5))
-    axes.set_title(f"the input, 28 x {width} pixels; in orange the first of the net's fields, {FIELD} x {FIELD},"
-                   f" the next ones {STRIDE} pixels on", fontsize=9, loc="left")  # fmt: skip
+    field = f"in orange the first of the net's fields, {FIELD} x {FIELD}, the next ones {STRIDE} pixels on"
+    axes.set_title(f"the input, {height} x {width} pixels; {field}", fontsize=9, loc="left")
     axes.set_yticks([])
     axes.tick_params(bottom=False)
     axes.set_xlim(0, width)
@@ -69,7 +71,9 @@ def _draw_digits(axes: Any, strip: Strip) -> None:
         middle = (places[first] + places[last]) / 2
         nearest = min(range(len(strip.centres)), key=lambda i: abs(strip.centres[i] - middle))
         colour = RIGHT if strip.truth[nearest] == digit else WRONG
-        axes.text(middle, 0.72, str(digit), ha="center", va="center", fontsize=13, color=colour, weight="bold")
+        axes.text(
+            middle, 0.72, str(digit), ha="center", va="center", fontsize=13, color=colour, weight="bold"
+        )
     axes.set_ylim(0, 1)
     axes.set_yticks([0.72, 0.28], ["read", "truth"])
     axes.tick_params(length=0, labelbottom=False)

@@ -34,7 +34,7 @@ def draw_digit(image: np.ndarray) -> np.ndarray:
     return field
 
 
-def draw_cells(images: Sequence[np.ndarray]) -> np.ndarray:
+def draw_cells(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Digits side by side, one a cell of 28 pixels: float32, 28 x (28 * count), in [0, 1].
 
     Field number 7 * i of a fully convolutional LeNet then looks at cell i exactly.
@@ -42,7 +42,9 @@ def draw_cells(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([draw_digit(image) for image in images], axis=1)
 
 
-def draw_strip(images: Sequence[np.ndarray], gaps: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+def draw_strip(
+    images: Sequence[np.ndarray] | np.ndarray, gaps: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, list[int]]:
     """Digits with `gaps[i]` empty pixels left of the ink of digit i (and the last gap right of all).
 
     `gaps` has one entry more than `images`. Returns the strip, float32 28 x W in [0, 1], with W filled up

@@ -80,7 +80,7 @@ def read_image(path: PathLike) -> np.ndarray:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise _too_large(name, "a picture of more pixels") from None
-        except Exception as error:  # noqa: BLE001 - PIL decoders raise anything on bad bytes
+        except Exception as error:
             raise FormatError(name, f"not a readable picture ({_reason(error)})", "PNG, JPEG, ...") from None
 
 
@@ -129,7 +129,7 @@ def mean_note(mean: np.ndarray | None, size: tuple[int, int]) -> str:
     if mean is None or mean.ndim == 1 or mean.shape[1:] == tuple(size):
         return ""
     return (
-        f"the mean image of {mean.shape[1]}x{mean.shape[2]} is resized to {size[0]}x{size[1]}, as pycaffe does"
+        f"the mean image of {mean.shape[1]}x{mean.shape[2]} is resized to {size[0]}x{size[1]}, as in pycaffe"
         " (Caffe's own data layers cut the same window out of mean and image instead)"
     )
 

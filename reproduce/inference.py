@@ -60,7 +60,9 @@ def load_definition(path: PathLike, given: Iterable[str] = (), phase: str = "TES
     inputs = input_shapes(net)
     whole = set(inputs) <= set(given)
     if not whole:
-        unknown = dict.fromkeys((name for name, shape in inputs.items() if shape is None), (1, 3, *UNSEEN_SIZE))
+        unknown = dict.fromkeys(
+            (name for name, shape in inputs.items() if shape is None), (1, 3, *UNSEEN_SIZE)
+        )
         try:
             inputs = input_shapes(deploy_net(net))
         except NetError:  # a data layer that does not tell its shape
@@ -115,7 +117,9 @@ def picture_net(
     name = only_input(definition, "use fcn run, which feeds several")
     shape = definition.inputs[name] or (1, 1 if color == "gray" else 3, *(size or UNSEEN_SIZE))
     if len(shape) != 4:
-        raise NetError(definition.path, f"input {name!r} of {len(shape)} axes", "N x C x H x W", "use fcn run")
+        raise NetError(
+            definition.path, f"input {name!r} of {len(shape)} axes", "N x C x H x W", "use fcn run"
+        )
     check_blobs(definition, [blob] if blob else [])
     net = build(definition, weights_path, {name: (1, *shape[1:])}, crop, device)
     declared = (shape[2], shape[3]) if definition.inputs[name] else None
@@ -159,7 +163,9 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split("\n")[0].split())[:100]
-        raise InputError(f"--device {name}", reason, "a device that torch can use", "cpu always works") from None
+        raise InputError(
+            f"--device {name}", reason, "a device that torch can use", "cpu always works"
+        ) from None
     return device
 
 

@@ -29,8 +29,13 @@ FILTER_TYPES = ("Convolution", "Deconvolution")
 NOT_RUN = frozenset({"Python", "HDF5Output"})  # known layer types that the runtime never executes
 
 CROP_NOTE = (
-    "has no crop_param: BVLC Caffe takes offset 0, the older fork that early FCN and HED prototxts were written"
-    " for aligns automatically; pass --crop auto to run, segment and classify if this net is of that kind"
+    "has no crop_param: BVLC Caffe takes offset 0, the older fork that early FCN and HED prototxts were"
+    " written for aligns automatically; pass --crop auto to run, segment and classify if this net is one of"
+    " those"
+)
+SKIP_NOTE = (
+    "pools with a stride above its kernel: some pixels are never seen, and windows outside the picture give"
+    " -FLT_MAX (MAX) or NaN (AVE), as in Caffe"
 )
 
 
@@ -76,7 +81,7 @@ class Inspection:
 
 
 def inspect_file(path: str, check: bool = False) -> Inspection:
-    """List a prototxt (net or solver), a weight file or a mean image; InputError where it is none of these."""
+    """List a prototxt (net or solver), a weight file or a mean image; InputError where it is none."""
     from caffe_weights.files import open_input
 
     with open_input(path) as stream:
@@ -122,8 +127,7 @@ def net_notes(layers: Iterable[LayerParameter]) -> list[str]:
             called = f"{layer.python_param.module}.{layer.python_param.layer}"
             notes.append(f"layer {layer.name!r} is Python code ({called}), which is never run here")
         if layer.type == "Pooling" and _strides_over(layer):
-            notes.append(f"layer {layer.name!r} pools with a stride above its kernel: some pixels are never seen,"
-                         " and windows outside the picture give -FLT_MAX (MAX) or NaN (AVE), as in Caffe")  # fmt: skip
+            notes.append(f"layer {layer.name!r} {SKIP_NOTE}")
     dense = [layer.name for layer in layers if layer.type == "InnerProduct"]
     if dense:
         notes.append(f"fully connected ({', '.join(dense)}): takes one input size only;"
@@ -132,7 +136,7 @@ def net_notes(layers: Iterable[LayerParameter]) -> list[str]:
 
 
 def unknown_types(layers: Iterable[LayerParameter]) -> list[str]:
-    """Types of V2 layers that the runtime cannot execute, sorted; Python layers that only bring data in can go."""
+    """Types of V2 layers that the runtime cannot execute, sorted. Python layers that bring data in can go."""
     from surgery.shapes import known_types
 
     known = known_types()
@@ -157,7 +161,9 @@ def _inspect_text(path: str, size: int) -> Inspection:
         except PrototxtError:
             raise error from None
         fields = [f"{descriptor.name}: {value}" for descriptor, value in solver.ListFields()]
-        return Inspection(path, "solver", "solver prototxt", size, notes=[" ".join(f.split()) for f in fields])
+        return Inspection(
+            path, "solver", "solver prototxt", size, notes=[" ".join(f.split()) for f in fields]
+        )
     version = net_version(written)
     found = Inspection(path, "net", f"net prototxt {version}", size, written.name)
     try:
@@ -178,8 +184,8 @@ def _describe_net(found: Inspection, net: NetParameter) -> None:
     found.unknown_types = unknown_types(net.layer)
     found.notes += net_notes(test.layer)
     if len(test.layer) < len(net.layer):
-        found.notes.append(f"{len(net.layer) - len(test.layer)} of {len(net.layer)} layers do not take part in"
-                           " phase TEST and are not listed")  # fmt: skip
+        left_out = len(net.layer) - len(test.layer)
+        found.notes.append(f"{left_out} of {len(net.layer)} layers are not for phase TEST and not listed")
     _add_shapes(found, test)
 
 
@@ -299,4 +305,3 @@ def _strides_over(layer: LayerParameter) -> bool:
 
 def _dims(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-

@@ -1,7 +1,7 @@
 """One picture, one label a pixel: run a segmentation net and take the best class at each pixel.
 
 Follows infer.py of fcn.berkeleyvision.org (1305c73): the score blob's argmax over channels, at the picture's
-own size. Nothing is resized or cut afterwards: a net whose score has another size than the picture is refused.
+own size. Nothing is resized or cut afterwards: a score of another size than the picture's is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_CLASSES = 255  # 255 means void in a label map
 def segment(
     net: Net, input_blob: str, score_blob: str, image: np.ndarray, preprocess: Preprocess
 ) -> tuple[np.ndarray, int]:
-    """Label map uint8 H x W of a picture uint8 H x W x 3 (after `preprocess.size`), and the number of classes.
+    """Label map uint8 H x W of a picture uint8 H x W x 3 (after `preprocess`), and the number of classes.
 
     NetError where the score is not one map per class of the picture's size.
     """

@@ -1,4 +1,4 @@
-"""Label maps as people look at them: VOC's colours, an overlay on the picture, a legend with names and shares.
+"""Label maps as people look at them: VOC's colours, an overlay on the picture, a legend with shares.
 
 The palette is that of the PASCAL VOC development kit; the overlay follows vis.py of
 fcn.berkeleyvision.org (1305c73): half picture, half colour, the background left as it is. The legend is ours.
@@ -16,7 +16,8 @@ from reproduce.images import write_image
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
 )  # fmt: skip
 VOID = 255
 

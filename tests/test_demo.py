@@ -26,7 +26,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.DemoResult,
 
 def test_demo_checks_hold_and_it_reads(finished: tuple[demo.DemoResult, Path]) -> None:
     result, _ = finished
-    assert result.bits_equal and result.worst_difference <= 1e-5 and result.passed
+    assert result.bits_equal
+    assert result.worst_difference <= 1e-5
+    assert result.passed
     assert result.alone_right >= 0.95 * result.alone_count
     assert result.digits_right >= 0.95 * result.digits_count
     assert result.strips_right >= 0.8 * result.strips_count
@@ -38,7 +40,8 @@ def test_demo_leaves_what_it_says(finished: tuple[demo.DemoResult, Path]) -> Non
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "digits.caffemodel", "digits.prototxt", "digits.safetensors", "digits-again.caffemodel",
-        "digits-conv.prototxt", "digits-conv.safetensors", "digit.png", "strip-input.png", "strip.png", "report.md",
+        "digits-conv.prototxt", "digits-conv.safetensors", "digit.png", "strip-input.png", "strip.png",
+        "report.md",
     }  # fmt: skip
     assert Image.open(folder / "strip.png").width > 800
     assert Image.open(folder / "strip-input.png").height == 28
@@ -70,7 +73,8 @@ def test_shipped_digits_are_real_and_held_out() -> None:
     assert (held["images"] == real.images[held["index"]]).all()
     assert (held["labels"] == real.target[held["index"]]).all()
     trained_on = train.split()[2][train.HELD_OUT :]
-    assert not set(held["index"]) & set(trained_on) and len(held["index"]) == train.SHIPPED
+    assert not set(held["index"]) & set(trained_on)
+    assert len(held["index"]) == train.SHIPPED
 
 
 def test_shipped_data_is_small() -> None:
@@ -93,15 +97,18 @@ def test_find_digits_in_nothing() -> None:
 
 def test_a_digit_is_20_high_centred_and_white_on_black() -> None:
     drawn = draw_digit(BLOCK)
-    assert drawn.shape == (28, 28) and drawn.dtype == np.float32
+    assert drawn.shape == (28, 28)
+    assert drawn.dtype == np.float32
     rows, columns = np.nonzero(drawn)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 23, 9, 18)
-    assert drawn.max() == 1 and drawn.min() == 0
+    assert drawn.max() == 1
+    assert drawn.min() == 0
 
 
 def test_cells_stand_side_by_side() -> None:
     cells = draw_cells([BLOCK, BLOCK])
-    assert cells.shape == (28, 56) and (cells[:, 28:] == draw_digit(BLOCK)).all()
+    assert cells.shape == (28, 56)
+    assert (cells[:, 28:] == draw_digit(BLOCK)).all()
 
 
 def test_strip_has_the_gaps_asked_for() -> None:
@@ -109,7 +116,9 @@ def test_strip_has_the_gaps_asked_for() -> None:
     inked = np.nonzero(strip.max(0))[0]
     assert inked.tolist() == [*range(20, 30), *range(36, 46)]
     assert centres == [24, 40]  # the middle, 24.5, to the even side
-    assert strip.shape[1] == 80 and (strip.shape[1] - 28) % 4 == 0 and strip.shape[1] >= 20 + 10 + 6 + 10 + 31
+    assert strip.shape[1] == 80
+    assert (strip.shape[1] - 28) % 4 == 0
+    assert strip.shape[1] >= 20 + 10 + 6 + 10 + 31
 
 
 def test_field_centres() -> None:
@@ -123,6 +132,7 @@ def test_training_fields_carry_the_class_of_the_digit_in_their_middle() -> None:
 
     images = np.stack([BLOCK] * 3)
     x, y = train.fields(images, np.array([7, 7, 7]), 2, np.random.default_rng(0))
-    assert x.shape == (len(y), 1, 28, 28) and set(y.tolist()) == {7, NONE}
+    assert x.shape == (len(y), 1, 28, 28)
+    assert set(y.tolist()) == {7, NONE}
     middle = x[:, 0, :, 13:15].amax((1, 2))
     assert (middle[y == 7] > 0.9).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (7, 5, 3), dtype=np.uint8)
 
 
-def _saved(tmp_path: Path, image: Image.Image, name: str = "x.png", **options: object) -> Path:
+def _saved(tmp_path: Path, image: Image.Image, name: str = "x.png", **options: Any) -> Path:
     path = tmp_path / name
     image.save(path, **options)
     return path
@@ -30,7 +31,8 @@ def test_published_preprocessing_value_by_value(tmp_path: Path) -> None:
     path = _saved(tmp_path, Image.fromarray(PICTURE))
     mean = np.array([104.00699, 116.66877, 122.67892])
     blob = Preprocess(mean=mean)(read_image(path))
-    assert blob.shape == (1, 3, 7, 5) and blob.dtype == np.float32
+    assert blob.shape == (1, 3, 7, 5)
+    assert blob.dtype == np.float32
     for channel, colour in enumerate((2, 1, 0)):
         expected = np.float32(float(PICTURE[4, 3, colour]) - mean[channel])
         assert blob[0, channel, 4, 3] == expected
@@ -66,7 +68,10 @@ def test_a_gray_picture_has_three_equal_channels(tmp_path: Path) -> None:
 def test_palette_pictures_give_their_colours(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60])
-    assert read_image(_saved(tmp_path, image)).tolist() == [[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [10, 20, 30]]]
+    assert read_image(_saved(tmp_path, image)).tolist() == [
+        [[10, 20, 30], [40, 50, 60]],
+        [[40, 50, 60], [10, 20, 30]],
+    ]
 
 
 def test_transparency_is_dropped(tmp_path: Path) -> None:
@@ -160,7 +165,11 @@ def test_mean_of_other_channels(mean: np.ndarray) -> None:
 
 
 def test_one_mean_value_serves_all_channels() -> None:
-    assert Preprocess(mean=np.array([10.0]))(np.full((1, 1, 3), 30, np.uint8)).ravel().tolist() == [20, 20, 20]
+    assert Preprocess(mean=np.array([10.0]))(np.full((1, 1, 3), 30, np.uint8)).ravel().tolist() == [
+        20,
+        20,
+        20,
+    ]
 
 
 def test_write_image_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -175,6 +184,12 @@ def test_write_image_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def _png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to nothing."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    body = b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + body

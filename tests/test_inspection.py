@@ -31,8 +31,12 @@ def test_prototxt_with_shapes_and_parameters(tmp_path: Path) -> None:
         ("data", "Input", [(1, 1, 2, 2)], []),
         ("ip", "InnerProduct", [(1, 2)], [(2, 4), (2,)]),
     ]
-    assert found.parameter_count == 10 and found.parameter_bytes == 40 and found.problems == []
-    assert found.notes == ["fully connected (ip): takes one input size only; convert-weights --convolutional lifts that"]
+    assert found.parameter_count == 10
+    assert found.parameter_bytes == 40
+    assert found.problems == []
+    assert found.notes == [
+        "fully connected (ip): takes one input size only; convert-weights --convolutional lifts that"
+    ]
 
 
 def test_caffemodel_lists_all_layers(tmp_path: Path) -> None:
@@ -40,7 +44,9 @@ def test_caffemodel_lists_all_layers(tmp_path: Path) -> None:
     found = inspect_file(str(path))
     assert (found.kind, found.format, found.bytes) == ("weights", "caffemodel V2", path.stat().st_size)
     assert [(r.name, r.type, r.parameters, r.dtypes) for r in found.layers] == [
-        ("data", "Input", [], []), ("ip", "InnerProduct", [(2, 4), (2,)], ["float32", "float32"])]  # fmt: skip
+        ("data", "Input", [], []),
+        ("ip", "InnerProduct", [(2, 4), (2,)], ["float32", "float32"]),
+    ]
 
 
 def test_v1_caffemodel(tmp_path: Path) -> None:
@@ -71,7 +77,8 @@ def test_hdf5_under_the_wrong_name_is_listed_and_said(tmp_path: Path) -> None:
     write_weights(Weights({"a": [np.ones(2, np.float32)]}), tmp_path / "x.h5")
     (tmp_path / "x.h5").rename(tmp_path / "x.caffemodel")
     found = inspect_file(str(tmp_path / "x.caffemodel"))
-    assert found.format == "HDF5" and found.parameter_count == 2
+    assert found.format == "HDF5"
+    assert found.parameter_count == 2
     assert "wrong name; rename it to end in .caffemodel.h5" in found.notes[0]
 
 
@@ -79,14 +86,16 @@ def test_mean_file(tmp_path: Path) -> None:
     blob = BlobProto(num=1, channels=2, height=1, width=2, data=[1, 3, 10, 20])
     (tmp_path / "m.binaryproto").write_bytes(blob.SerializeToString())
     found = inspect_file(str(tmp_path / "m.binaryproto"))
-    assert found.kind == "mean" and found.layers[0].shapes == [(2, 1, 2)]
+    assert found.kind == "mean"
+    assert found.layers[0].shapes == [(2, 1, 2)]
     assert found.notes == ["channel means 2.0000, 15.0000"]
 
 
 def test_solver_prototxt(tmp_path: Path) -> None:
     (tmp_path / "solver.prototxt").write_text('net: "x.prototxt" base_lr: 0.01')
     found = inspect_file(str(tmp_path / "solver.prototxt"))
-    assert found.kind == "solver" and "net: x.prototxt" in found.notes
+    assert found.kind == "solver"
+    assert "net: x.prototxt" in found.notes
 
 
 def test_unknown_layer_types_are_listed(tmp_path: Path) -> None:
@@ -94,7 +103,8 @@ def test_unknown_layer_types_are_listed(tmp_path: Path) -> None:
               layer { name: "x" type: "Mystery" bottom: "data" top: "x" }"""
     (tmp_path / "x.prototxt").write_text(text)
     found = inspect_file(str(tmp_path / "x.prototxt"))
-    assert found.unknown_types == ["Mystery"] and found.parameter_count is None
+    assert found.unknown_types == ["Mystery"]
+    assert found.parameter_count is None
     assert "no shapes: the net has layers of unknown type" in found.notes
 
 
@@ -110,21 +120,27 @@ def test_unknown_means_what_the_runtime_has_not() -> None:
 
 def test_train_net_says_that_sizes_are_missing(tmp_path: Path) -> None:
     (tmp_path / "x.prototxt").write_text('layer { name: "d" type: "Data" top: "data" }')
-    assert "no shapes: the net does not say how large data is" in inspect_file(str(tmp_path / "x.prototxt")).notes
+    assert (
+        "no shapes: the net does not say how large data is"
+        in inspect_file(str(tmp_path / "x.prototxt")).notes
+    )
 
 
 def test_a_net_that_cannot_be_built_is_a_problem(tmp_path: Path) -> None:
-    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }
+    text = """layer { name: "data" type: "Input" top: "data"
+                      input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }
               layer { name: "c" type: "Convolution" bottom: "data" top: "c"
                       convolution_param { num_output: 1 kernel_size: 3 } }"""
     (tmp_path / "x.prototxt").write_text(text)
     found = inspect_file(str(tmp_path / "x.prototxt"))
-    assert len(found.problems) == 1 and found.problems[0].startswith("layer c")
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith("layer c")
 
 
 def test_crop_without_crop_param_is_explained() -> None:
     bare = _layers('layer { name: "c" type: "Crop" bottom: "a" bottom: "b" top: "c" }')
-    assert "BVLC Caffe takes offset 0" in net_notes(bare)[0] and "--crop auto" in net_notes(bare)[0]
+    assert "BVLC Caffe takes offset 0" in net_notes(bare)[0]
+    assert "--crop auto" in net_notes(bare)[0]
     assert net_notes(_layers('layer { name: "c" type: "Crop" crop_param { axis: 2 } }')) == []
 
 
@@ -144,7 +160,12 @@ def test_scan_counts_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = np.ones(10, np.float32)
     bad[[0, 5, 9]] = np.nan, np.inf, -np.inf
     zero = np.zeros((2, 1, 2, 2), np.float32)
-    blobs = {"a": [np.ones((2, 5), np.float32), bad], "up": [zero], "conv": [zero], "ip": [np.zeros((3, 3))]}
+    blobs: dict[str, list[np.ndarray]] = {
+        "a": [np.ones((2, 5), np.float32), bad],
+        "up": [zero],
+        "conv": [zero],
+        "ip": [np.zeros((3, 3))],
+    }
     types = {"up": "Deconvolution", "conv": "Convolution", "ip": "InnerProduct", "a": "InnerProduct"}
     assert scan(blobs, types) == [
         "layer 'a', blob 1 of shape 10: 1 NaN",
@@ -156,7 +177,9 @@ def test_scan_counts_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scan_without_types_goes_by_shape() -> None:
     zero = np.zeros((1, 1, 2, 2), np.float32)
-    assert scan({"x": [zero, zero]}, {}) == ["layer 'x', blob 0 of shape 1x1x2x2: all convolution weights are zero"]
+    assert scan({"x": [zero, zero]}, {}) == [
+        "layer 'x', blob 0 of shape 1x1x2x2: all convolution weights are zero"
+    ]
     zero[0, 0, 1, 1] = -1e-30
     assert scan({"x": [zero]}, {}) == []
 
@@ -199,7 +222,8 @@ def test_bad_files_are_one_line(tmp_path: Path, name: str, data: bytes | None, w
         (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=words) as caught:
         inspect_file(str(tmp_path / name))
-    assert "\n" not in str(caught.value) and name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
 
 
 def test_values_are_those_of_the_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real classifier, LeNet as BVLC Caffe trained it on MNIST, through everything the command line does with it.
+"""A real classifier, LeNet as BVLC Caffe trained it on MNIST, converted, cut and run.
 
 It is no part of the repository: it is looked for beside the checkout, in ../shared/data/lenet_mnist. The
 digits are scikit-learn's, which neither Caffe nor we have trained this net on.
@@ -6,12 +6,13 @@ digits are scikit-learn's, which neither Caffe nor we have trained this net on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from caffe_weights.caffe_pb2 import NetParameter
 from caffe_weights.export import read_weights
@@ -92,13 +93,15 @@ def test_a_strip_gives_scores_every_four_pixels(cut: Net, blobs: dict[str, list[
     assert worst_difference(scores[0, :, 0].T.copy(), _by_hand(blobs, fields)[:, :, 0, 0])[0] <= 1e-5
 
 
-def test_reads_real_digits_on_strips(cut: Net, record_property: pytest.RecordProperty) -> None:
+def test_reads_real_digits_on_strips(cut: Net, record_property: Callable[[str, object], None]) -> None:
     digits = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed").load_digits()
     chosen = np.random.default_rng(SEED).permutation(len(digits.target))[:100]
     right = 0
     for five in chosen.reshape(20, 5):
         strip = draw_cells(digits.images[five])
-        assert strip.shape == (28, 140) and strip.min() == 0 and strip.max() <= 1
+        assert strip.shape == (28, 140)
+        assert strip.min() == 0
+        assert strip.max() <= 1
         prob = forward(cut, {"data": strip[np.newaxis, np.newaxis]})["prob"]
         right += int((prob[0, :, 0, ::7].argmax(0) == digits.target[five]).sum())
     record_property("digits_right_of_100", right)
@@ -109,7 +112,8 @@ def test_a_drawn_digit_is_20_high_and_centred() -> None:
     image = np.zeros((8, 8))
     image[1:7, 2:5] = 16
     rows, columns = np.nonzero(draw_digit(image) > 0)
-    assert (rows.min(), rows.max()) == (4, 23) and (columns.min(), columns.max()) == (9, 18)
+    assert (rows.min(), rows.max()) == (4, 23)
+    assert (columns.min(), columns.max()) == (9, 18)
 
 
 def test_without_net_or_shape_the_train_net_is_refused(tmp_path: Path) -> None:
@@ -122,13 +126,14 @@ def test_input_shape_serves_where_no_deploy_net_is_at_hand(tmp_path: Path) -> No
     report = convert(str(MODEL), str(tmp_path / "x.npz"), convolutional=True, input_shape=(1, 28, 28))
     assert [(c.layer, c.kernel) for c in report.convolutions] == [("ip1", (4, 4)), ("ip2", (1, 1))]
     net = Net.from_prototxt(tmp_path / "x.prototxt", weights=tmp_path / "x.npz")
-    assert net.outputs == ["ip2"] and net.inputs == ["data"]
+    assert net.outputs == ["ip2"]
+    assert net.inputs == ["data"]
 
 
 def _by_hand(blobs: dict[str, list[np.ndarray]], x: np.ndarray) -> np.ndarray:
     """LeNet's scores in ten lines of torch, its fully connected layers as convolutions."""
     w = {name: [torch.from_numpy(a) for a in arrays] for name, arrays in blobs.items()}
-    y = F.max_pool2d(F.conv2d(torch.from_numpy(x), *w["conv1"]), 2)
-    y = F.max_pool2d(F.conv2d(y, *w["conv2"]), 2)
-    y = F.relu(F.conv2d(y, w["ip1"][0].reshape(500, 50, 4, 4), w["ip1"][1]))
-    return F.conv2d(y, w["ip2"][0].reshape(10, 500, 1, 1), w["ip2"][1]).numpy()
+    y = functional.max_pool2d(functional.conv2d(torch.from_numpy(x), w["conv1"][0], w["conv1"][1]), 2)
+    y = functional.max_pool2d(functional.conv2d(y, w["conv2"][0], w["conv2"][1]), 2)
+    y = functional.relu(functional.conv2d(y, w["ip1"][0].reshape(500, 50, 4, 4), w["ip1"][1]))
+    return functional.conv2d(y, w["ip2"][0].reshape(10, 500, 1, 1), w["ip2"][1]).numpy()

@@ -21,6 +21,7 @@ from reproduce.net import Net
 from reproduce.segment import segment
 
 RGB = np.array([[[200, 10, 20], [10, 200, 20]], [[10, 20, 200], [0, 0, 1]]], np.uint8)
+PYTHON_DATA = 'type: "Python" top: "data" top: "label" python_param { module: "m" layer: "L" }'
 MEAN_COLOUR = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 2 dim: 2 } } }
 layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" pooling_param { pool: AVE kernel_size: 2 } }
@@ -35,7 +36,9 @@ def colours(tmp_path: Path) -> tuple[Path, Path]:
 def test_label_is_the_strongest_channel(colours: tuple[Path, Path]) -> None:
     picture = picture_net(*colours)
     labels, classes = segment(picture.net, picture.input, picture.output, RGB, Preprocess())
-    assert labels.tolist() == [[2, 1], [0, 0]] and labels.dtype == np.uint8 and classes == 3
+    assert labels.tolist() == [[2, 1], [0, 0]]
+    assert labels.dtype == np.uint8
+    assert classes == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (31, 17)])
@@ -59,10 +62,10 @@ def test_one_channel_is_no_segmentation(tmp_path: Path) -> None:
 
 
 def test_train_net_runs_in_its_deploy_form(tmp_path: Path) -> None:
-    train = colours_net(data='type: "Python" top: "data" top: "label" python_param { module: "m" layer: "L" }',
-                        loss=True)  # fmt: skip
+    train = colours_net(data=PYTHON_DATA, loss=True)
     definition = load_definition(save_net(tmp_path, train)[0])
-    assert definition.inputs == {"data": None} and not definition.whole
+    assert definition.inputs == {"data": None}
+    assert not definition.whole
     picture = picture_net(*save_net(tmp_path, train))
     assert (picture.input, picture.output, picture.size) == ("data", "score", None)
     labels, _ = segment(picture.net, picture.input, picture.output, RGB, Preprocess())
@@ -70,8 +73,7 @@ def test_train_net_runs_in_its_deploy_form(tmp_path: Path) -> None:
 
 
 def test_all_inputs_given_makes_the_net_whole(tmp_path: Path) -> None:
-    train = colours_net(data='type: "Python" top: "data" top: "label" python_param { module: "m" layer: "L" }',
-                        loss=True)  # fmt: skip
+    train = colours_net(data=PYTHON_DATA, loss=True)
     assert load_definition(save_net(tmp_path, train)[0], ["data", "label"]).whole
 
 
@@ -128,5 +130,7 @@ def test_out_of_memory_is_one_line(colours: tuple[Path, Path], monkeypatch: pyte
 
 def test_extra_weights_are_passed_over_as_in_caffe(colours: tuple[Path, Path]) -> None:
     definition = load_definition(colours[0])
-    weights = Weights({"score": [np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)], "other": [np.ones(3, np.float32)]})
+    weights = Weights(
+        {"score": [np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)], "other": [np.ones(3, np.float32)]}
+    )
     assert Net(definition.net, weights).outputs == ["score"]

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from caffe_weights.errors import FileError
-from reproduce.visualize import VOC_CLASSES, class_name, overlay, shares, voc_palette, with_legend, write_label_png
+from reproduce.visualize import (
+    VOC_CLASSES,
+    class_name,
+    overlay,
+    shares,
+    voc_palette,
+    with_legend,
+    write_label_png,
+)
 
 # From the documentation of PASCAL VOC: class, colour.
 VOC_COLOURS = {
@@ -22,7 +30,8 @@ VOC_COLOURS = {
 
 def test_palette_is_vocs() -> None:
     palette = voc_palette()
-    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    assert palette.shape == (256, 3)
+    assert palette.dtype == np.uint8
     assert {label: tuple(palette[label].tolist()) for label in VOC_COLOURS} == VOC_COLOURS
     assert len({tuple(colour) for colour in palette.tolist()}) == 256
 
@@ -37,7 +46,8 @@ def test_label_png_stores_the_labels(tmp_path: Path) -> None:
     labels = np.array([[0, 15], [255, 20]])
     write_label_png(labels, tmp_path / "x.png")
     image = Image.open(tmp_path / "x.png")
-    assert image.mode == "P" and np.asarray(image).tolist() == labels.tolist()
+    assert image.mode == "P"
+    assert np.asarray(image).tolist() == labels.tolist()
     assert np.asarray(image.convert("RGB"))[0, 1].tolist() == [192, 128, 128]
     with pytest.raises(FileError, match="exists"):
         write_label_png(labels, tmp_path / "x.png")
@@ -60,7 +70,8 @@ def test_legend_stands_right_of_the_picture() -> None:
     labels = np.zeros((200, 30), int)
     labels[:50] = 15
     image = np.asarray(with_legend(picture, labels, VOC_CLASSES))
-    assert image.shape[0] == 200 and image.shape[1] > 150
+    assert image.shape[0] == 200
+    assert image.shape[1] > 150
     assert (image[:, :30] == 77).all()
     assert (image[:, 30:] == (192, 128, 128)).all(-1).any()
 

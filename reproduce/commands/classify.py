@@ -32,7 +32,9 @@ from reproduce.inference import picture_net
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @net_option
 @weights_option
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to name.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to name."
+)
 @click.option("--blob", default=None, help="The blob to read. [default: the only output, or 'prob']")
 @labels_option
 @preprocess_options("the published VOC mean, 104.00699,116.66877,122.67892")
@@ -46,9 +48,9 @@ def command(
 ) -> None:  # fmt: skip
     """Name the --top most probable classes of each IMAGE.
 
-    Without --size a picture is resized to the size that the net declares for its input; where the output is a
-    map, as of a fully convolutional form, the mean over the map is shown. Values are those of the output blob:
-    probabilities where the net ends in a Softmax.
+    Without --size a picture is resized to the size that the net declares for its input. Where the output is
+    a map, as of a fully convolutional form, the mean over the map is shown. Values are those of the output
+    blob: probabilities where the net ends in a Softmax.
 
     \b
     Keys of --json:
@@ -64,7 +66,9 @@ def command(
     rows = []
     with progress("classifying", len(images)) as step:
         for path in images:
-            scores, positions = class_scores(picture.net, picture.input, picture.output, read_image(path), preprocess)
+            scores, positions = class_scores(
+                picture.net, picture.input, picture.output, read_image(path), preprocess
+            )
             if labels and len(names) < len(scores):
                 raise InputError(labels, f"{len(names)} names", f"{len(scores)}, one for each class")
             best = [asdict(item) for item in top_predictions(scores, top, names)]

@@ -29,10 +29,15 @@ class Size(click.ParamType):
 
     name = "HxW"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Two positive numbers."""
         parts = value.lower().split("x") if isinstance(value, str) else value
         sizes = _positive(parts, 2)
-        return sizes if sizes else self.fail(f"{value!r}; wanted HEIGHTxWIDTH, as 500x375", param, ctx)
+        if not sizes:
+            self.fail(f"{value!r}; wanted HEIGHTxWIDTH, as 500x375", param, ctx)
+        return sizes[0], sizes[1]
 
 
 class Dimensions(click.ParamType):
@@ -40,9 +45,16 @@ class Dimensions(click.ParamType):
 
     name = "C,H,W"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Three positive numbers."""
         sizes = _positive(value.split(",") if isinstance(value, str) else value, 3)
-        return sizes if sizes else self.fail(f"{value!r}; wanted CHANNELS,HEIGHT,WIDTH, as 3,224,224", param, ctx)
+        return (
+            sizes
+            if sizes
+            else self.fail(f"{value!r}; wanted CHANNELS,HEIGHT,WIDTH, as 3,224,224", param, ctx)
+        )
 
 
 def fcn_command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -56,7 +68,9 @@ net_option = click.option("--net", "net_path", required=True, metavar="PROTOTXT"
 weights_option = click.option(
     "--weights", "weights_path", required=True, metavar="FILE", help="Its weights, in any format we read."
 )
-device_option = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, ...")
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, ..."
+)
 crop_option = click.option(
     "--crop",
     type=click.Choice(["bvlc", "auto"]),
@@ -65,11 +79,13 @@ crop_option = click.option(
     help="What a Crop layer without crop_param means: offset 0 as in BVLC Caffe, or the automatic alignment"
     " of the older fork that early FCN and HED prototxts were written for.",
 )
-labels_option = click.option("--labels", default=None, metavar="FILE", help="Names of the classes, one a line, from 0.")
+labels_option = click.option(
+    "--labels", default=None, metavar="FILE", help="Names of the classes, one a line, from 0."
+)
 
 
 def read_labels(path: str | None) -> tuple[str, ...]:
-    """The lines of a text file; () for None. FormatError for a file that is no UTF-8 text of sensible size."""
+    """The lines of a text file; () for None. FormatError for what is no UTF-8 text of sensible size."""
     if path is None:
         return ()
     with open_input(path) as stream:
@@ -85,10 +101,12 @@ def read_labels(path: str | None) -> tuple[str, ...]:
 
 def preprocess_options(default_mean: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--mean, --scale, --color, --size; read them with `make_preprocess`."""
-    mean_help = "Taken off each pixel (0..255): one number a channel in the order of --color, or a mean image."
+    mean_help = (
+        "Taken off each pixel (0..255): one number a channel in the order of --color, or a mean image."
+    )
     options = (
         click.option("--mean", metavar="B,G,R|FILE.binaryproto", default=None,
-                     help=mean_help + (f" [default: {default_mean}]" if default_mean else " [default: nothing]")),
+                     help=f"{mean_help} [default: {default_mean or 'nothing'}]"),
         click.option("--scale", type=float, default=1.0, show_default=True,
                      help="Multiplies after the mean is taken off; 0.00390625 brings 0..255 to [0, 1)."),
         click.option("--color", type=click.Choice(["bgr", "rgb", "gray"]), default=None,

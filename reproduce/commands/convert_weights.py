@@ -13,14 +13,30 @@ from reproduce.conversion import ConversionReport, convert
 @fcn_command("convert-weights")
 @click.argument("source")
 @click.argument("out")
-@click.option("--net", "net_path", metavar="PROTOTXT", default=None,
-              help="The net definition: where SOURCE holds none, or one without input shapes, or another is wanted.")
-@click.option("--convolutional", is_flag=True,
-              help="Turn fully connected layers into convolutions, in the weights and in the net.")
-@click.option("--out-net", metavar="FILE", default=None,
-              help="Where --convolutional writes the new net. [default: OUT with .prototxt for its extension]")
-@click.option("--input-shape", type=Dimensions(), default=None,
-              help="The input the classifier was trained for, where the net does not say.")
+@click.option(
+    "--net",
+    "net_path",
+    metavar="PROTOTXT",
+    default=None,
+    help="The net definition: where SOURCE holds none, or one without input shapes, or another is wanted.",
+)
+@click.option(
+    "--convolutional",
+    is_flag=True,
+    help="Turn fully connected layers into convolutions, in the weights and in the net.",
+)
+@click.option(
+    "--out-net",
+    metavar="FILE",
+    default=None,
+    help="Where --convolutional writes the new net. [default: OUT with .prototxt for its extension]",
+)
+@click.option(
+    "--input-shape",
+    type=Dimensions(),
+    default=None,
+    help="The input the classifier was trained for, where the net does not say.",
+)
 @force_option
 @json_option
 def command(
@@ -59,7 +75,9 @@ def command(
 def lines(report: ConversionReport) -> list[str]:
     """The report for people."""
     result = [f"{report.source} ({report.format_from}) -> {report.out} ({report.format_to})"]
-    result.append(f"{report.layers} layers with weights, {report.parameter_count:,} parameters, {report.bytes:,} bytes")
+    result.append(
+        f"{report.layers} layers with weights, {report.parameter_count:,} parameters, {report.bytes:,} bytes"
+    )
     for item in report.convolutions:
         result.append(f"{item.layer} is a convolution now: kernel {_dims(item.kernel)},"
                       f" weights {_dims(item.old_shape)} -> {_dims(item.new_shape)}")  # fmt: skip

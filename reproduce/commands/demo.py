@@ -49,8 +49,8 @@ def lines(result: DemoResult) -> list[str]:
     mark = {True: "ok  ", False: "FAIL"}
     close = result.worst_difference <= result.tolerance
     return [
-        f"{mark[result.bits_equal]}  caffemodel -> safetensors -> caffemodel: {result.parameter_count:,} parameters,"
-        f" {'all bits equal' if result.bits_equal else 'bits differ'}",
+        f"{mark[result.bits_equal]}  caffemodel -> safetensors -> caffemodel:"
+        f" {result.parameter_count:,} parameters, {'all bits equal' if result.bits_equal else 'bits differ'}",
         f"{mark[close]}  classifier = 1x1 of its fully convolutional form: largest difference"
         f" {result.worst_difference:.1e} (allowed {result.tolerance:.0e})",
         f"      digits it never saw, one by one: {result.alone_right} of {result.alone_count} right",

@@ -27,7 +27,8 @@ def command(prototxt: str, size: tuple[int, int] | None, as_json: bool) -> None:
     """Say for each Crop layer of PROTOTXT why its offset is what it is.
 
     Scale and shift take a pixel of the cut blob to one of the other; before and after are the pixels of the
-    cut blob that go on each side. A Crop whose offset is not the computed one is said so, and is no error here.
+    cut blob that go on each side. Where the file's offset is not the computed one this is said; the exit code
+    is 0 all the same.
 
     \b
     Keys of --json:
@@ -47,16 +48,20 @@ def command(prototxt: str, size: tuple[int, int] | None, as_json: bool) -> None:
     elif not found:
         click.echo(f"{prototxt}: no Crop layer")
     else:
-        click.echo("\n".join([*_table(found), "", *(fill(item.words, 100) + "\n" for item in found)]).rstrip())
+        click.echo(
+            "\n".join([*_table(found), "", *(fill(item.words, 100) + "\n" for item in found)]).rstrip()
+        )
 
 
 def _input_shapes(net: NetParameter, size: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
     """Shapes of the image inputs at `size`; three channels where the net does not say how many."""
     if size is None:
         return {}
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in net.layer:
-        for top, shape in zip(layer.top, declared_shapes(layer) if layer.type in SOURCES else (), strict=False):
+        for top, shape in zip(
+            layer.top, declared_shapes(layer) if layer.type in SOURCES else (), strict=False
+        ):
             if shape is None or len(shape) == 4:
                 shapes[top] = (*(shape[:2] if shape else (1, 3)), *size)
     return shapes

@@ -13,7 +13,9 @@ from reproduce.inspection import Inspection, LayerRow, inspect_file
 
 @fcn_command("inspect")
 @click.argument("file")
-@click.option("--check", is_flag=True, help="Scan the values: NaN, infinities, all-zero filters. Exit 1 if any.")
+@click.option(
+    "--check", is_flag=True, help="Scan the values: NaN, infinities, all-zero filters. Exit 1 if any."
+)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, file: str, check: bool, as_json: bool) -> None:
@@ -48,7 +50,7 @@ def command(ctx: click.Context, file: str, check: bool, as_json: bool) -> None:
 def report(found: Inspection) -> list[str]:
     """The inspection as lines for people."""
     title = f"{found.file}: {found.format}" + (f' "{found.net_name}"' if found.net_name else "")
-    lines = [f"{title}, {found.bytes:,} bytes", ""] + _table(found.layers)
+    lines = [f"{title}, {found.bytes:,} bytes", "", *_table(found.layers)]
     if found.parameter_count is not None:
         lines += ["", f"{len(found.layers)} layers, {found.parameter_count:,} parameters,"
                       f" {found.parameter_bytes:,} bytes of values"]  # fmt: skip
@@ -57,7 +59,9 @@ def report(found: Inspection) -> list[str]:
     lines += [f"note: {note}" for note in found.notes]
     lines += [f"problem: {problem}" for problem in found.problems]
     if found.checked and not found.problems:
-        lines.append("checked: no NaN, no infinities, no all-zero filters" if found.kind == "weights" else "checked")
+        lines.append(
+            "checked: no NaN, no infinities, no all-zero filters" if found.kind == "weights" else "checked"
+        )
     return lines
 
 

@@ -38,8 +38,14 @@ from reproduce.inference import (
 @fcn_command("run")
 @click.argument("prototxt")
 @click.argument("weights")
-@click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]FILE",
-              help="An .npy (N x C x H x W, taken as it is) or a picture for input NAME; may be repeated.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="[NAME=]FILE",
+    help="An .npy (N x C x H x W, taken as it is) or a picture for input NAME; may be repeated.",
+)
 @click.option("--blob", "blobs", multiple=True, metavar="NAME", help="Keep this blob too; may be repeated.")
 @click.option("--out", required=True, metavar="FILE.npz", help="Where the blobs go, by name.")
 @click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True)
@@ -118,7 +124,9 @@ def read_inputs(
             notes += [f"{path}: {preprocess.words()}"] + ([note] if note else [])
     missing = [name for name in definition.inputs if name not in arrays]
     if missing:
-        raise InputError("--input", f"nothing for input {', '.join(missing)}", "a file for each input of the net")
+        raise InputError(
+            "--input", f"nothing for input {', '.join(missing)}", "a file for each input of the net"
+        )
     return arrays, notes
 
 
@@ -138,7 +146,12 @@ def _summary(array: np.ndarray) -> dict[str, Any]:
     if not array.size:
         return {"shape": list(array.shape), "min": None, "max": None, "mean": None}
     wide = array.astype(np.float64)
-    return {"shape": list(array.shape), "min": float(wide.min()), "max": float(wide.max()), "mean": float(wide.mean())}
+    return {
+        "shape": list(array.shape),
+        "min": float(wide.min()),
+        "max": float(wide.max()),
+        "mean": float(wide.mean()),
+    }
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -38,7 +38,9 @@ from reproduce.visualize import VOC_CLASSES, class_name, overlay, shares, with_l
 @net_option
 @weights_option
 @click.option("--out", required=True, metavar="DIR", help="Where STEM.png and STEM_overlay.png go.")
-@click.option("--overlay", "with_overlay", is_flag=True, help="Also write the picture with colours and legend.")
+@click.option(
+    "--overlay", "with_overlay", is_flag=True, help="Also write the picture with colours and legend."
+)
 @click.option("--blob", default=None, help="The score blob. [default: the only output, or 'score']")
 @labels_option
 @preprocess_options("the published VOC mean, 104.00699,116.66877,122.67892")
@@ -53,8 +55,8 @@ def command(
 ) -> None:  # fmt: skip
     """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
 
-    The published recipe by default: BGR, minus the mean, the picture's own size. Names in the legend are VOC's
-    for a net of 21 classes, else those of --labels.
+    The published recipe by default: BGR, minus the mean, the picture's own size. Names in the legend are
+    those of --labels, or VOC's for a net of 21 classes.
 
     \b
     Keys of --json:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from caffe_weights.export import write_weights
 from caffe_weights.weights import Weights
@@ -62,19 +62,21 @@ def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def build() -> nn.ModuleDict:
     """The layers of digits.prototxt that have parameters, by their Caffe names."""
-    return nn.ModuleDict({
-        "conv1": nn.Conv2d(1, 12, 5),
-        "conv2": nn.Conv2d(12, 24, 5),
-        "ip1": nn.Linear(24 * 4 * 4, 96),
-        "ip2": nn.Linear(96, 11),
-    })
+    return nn.ModuleDict(
+        {
+            "conv1": nn.Conv2d(1, 12, 5),
+            "conv2": nn.Conv2d(12, 24, 5),
+            "ip1": nn.Linear(24 * 4 * 4, 96),
+            "ip2": nn.Linear(96, 11),
+        }
+    )
 
 
 def forward(net: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
     """Scores N x 11 of fields N x 1 x 28 x 28, before the softmax."""
-    x = F.max_pool2d(net["conv1"](x), 2)
-    x = F.max_pool2d(net["conv2"](x), 2)
-    return net["ip2"](F.relu(net["ip1"](x.flatten(1))))
+    x = functional.max_pool2d(net["conv1"](x), 2)
+    x = functional.max_pool2d(net["conv2"](x), 2)
+    return net["ip2"](functional.relu(net["ip1"](x.flatten(1))))
 
 
 def train(net: nn.ModuleDict, images: np.ndarray, labels: np.ndarray) -> None:
@@ -85,7 +87,7 @@ def train(net: nn.ModuleDict, images: np.ndarray, labels: np.ndarray) -> None:
     for step in range(STEPS):
         x, y = fields(images, labels, BATCH // DIGITS_A_STRIP, rng)
         pick = torch.from_numpy(rng.permutation(len(y))[:BATCH])
-        loss = F.cross_entropy(forward(net, x[pick]), y[pick])
+        loss = functional.cross_entropy(forward(net, x[pick]), y[pick])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
