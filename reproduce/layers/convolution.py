@@ -8,6 +8,7 @@ bound); an index outside the table of Embed is an error, not a debug check.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -20,12 +21,10 @@ from reproduce.layers.base import Definition, Filler, Layer, checked_indices, po
 from surgery.geometry import Window, conv_size, conv_window
 
 Weighted = caffe_pb2.ConvolutionParameter | caffe_pb2.InnerProductParameter | caffe_pb2.EmbedParameter
+Operator = Callable[..., Tensor]
 
-CONVOLVE = {1: nnf.conv1d, 2: nnf.conv2d, 3: nnf.conv3d}
-DECONVOLVE = {1: nnf.conv_transpose1d, 2: nnf.conv_transpose2d, 3: nnf.conv_transpose3d}
-DEWeighted = caffe_pb2.ConvolutionParameter | caffe_pb2.InnerProductParameter | caffe_pb2.EmbedParameter
-
-CONVOLVE = {1: nnf.conv_transpose1d, 2: nnf.conv_transpose2d, 3: nnf.conv_transpose3d}
+CONVOLVE: dict[int, Operator] = {1: nnf.conv1d, 2: nnf.conv2d, 3: nnf.conv3d}
+DECONVOLVE: dict[int, Operator] = {1: nnf.conv_transpose1d, 2: nnf.conv_transpose2d, 3: nnf.conv_transpose3d}
 
 
 class _Windowed(Layer):
