@@ -109,12 +109,12 @@ def reshape(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 
 
 def flatten(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
-    """Flatten: the axes from `axis` to `end_axis`, both included, become one."""
+    """Flatten: the axes from `axis` to `end_axis`, both included, become one; none become a new axis of 1."""
     p, shape = layer.flatten_param, bottoms[0]
     _not_in_place(layer)
     start = find_axis(layer, "axis", p.axis, len(shape))
     stop = find_axis(layer, "end_axis", p.end_axis, len(shape)) + 1
-    if start >= stop:
+    if start > stop:
         raise fail(layer, f"end_axis {p.end_axis} lies before axis {p.axis} of {dims(shape)}",
                    f"{start} or more", "set end_axis")
     return ((*shape[:start], prod(shape[start:stop]), *shape[stop:]),), ()

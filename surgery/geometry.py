@@ -2,7 +2,7 @@
 
 Follows `base_conv_layer.cpp`, `conv_layer.cpp`, `deconv_layer.cpp`, `im2col_layer.cpp` and
 `pooling_layer.cpp` of BVLC/caffe at 9b891540. Departures: a stride, dilation or group of 0, which Caffe
-divides by without looking, is an error here.
+divides by without looking, is an error here, and so is a pooling kernel_size beside a kernel_h alone.
 """
 
 from __future__ import annotations

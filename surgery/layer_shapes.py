@@ -105,16 +105,16 @@ def embed(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 def batch_norm(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """Sums of mean and variance, one a channel, and their common factor."""
     shape = bottoms[0]
-    if not shape:
-        raise fail(layer, f"bottom 0 ({layer.bottom[0]}) is one value", "at least one axis")
-    channels = 1 if len(shape) == 1 else shape[1]
-    return bottoms[:1], ((channels,), (channels,), (1,))
+    _need_channels(layer, shape)
+    return bottoms[:1], (shape[1:2], shape[1:2], (1,))
 
 
 def scale(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """Scale: the factor is a parameter or the second bottom; `bias_term` adds a parameter of its shape."""
     p = layer.scale_param
     factor, owned = _broadcast(layer, bottoms, p.axis, p.num_axes)
+    if p.bias_term:
+        find_axis(layer, "axis", p.axis, len(bottoms[0]))
     return bottoms[:1], owned + ((factor,) if p.bias_term else ())
 
 
@@ -126,10 +126,9 @@ def bias(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 
 def prelu(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """One slope a channel, or a single 0-d one."""
-    shape = bottoms[0]
-    if len(shape) < 2:
-        raise fail(layer, f"bottom 0 ({layer.bottom[0]}) is {dims(shape)}", "at least 2 axes")
-    return bottoms[:1], ((() if layer.prelu_param.channel_shared else (shape[1],)),)
+    _need_channels(layer, bottoms[0])
+    legacy(layer, bottoms[0])
+    return bottoms[:1], ((() if layer.prelu_param.channel_shared else bottoms[0][1:2]),)
 
 
 def lrn(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
@@ -185,6 +184,11 @@ def _outputs(layer: Layer, count: int) -> int:
     if count < 1:
         raise fail(layer, f"num_output {count}", "at least 1", "set num_output")
     return count
+
+
+def _need_channels(layer: Layer, shape: Shape) -> None:
+    if len(shape) < 2:
+        raise fail(layer, f"bottom 0 ({layer.bottom[0]}) is {dims(shape)}", "at least 2 axes")
 
 
 def _pyramid_level(layer: Layer, size: Shape, level: int) -> Shape:

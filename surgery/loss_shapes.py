@@ -1,8 +1,8 @@
 """Shapes made by losses, Accuracy, the recurrent layers and sources of data.
 
 Follows the `Reshape` and `LayerSetUp` functions under `src/caffe/layers` of BVLC/caffe at 9b891540, and
-for the recurrent layers the nets they unroll to. A SoftmaxWithLoss may have a probability top, which that
-commit documents but cannot build.
+for the recurrent layers the nets they unroll to. Departures: a SoftmaxWithLoss may have a probability top,
+which that commit documents but cannot build; an Accuracy over the best 0 classes is an error.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _check_infogain(layer: Layer, bottoms: Shapes, classes: int) -> None:
     if len(bottoms) < 3:
         if not layer.infogain_loss_param.source:
             raise fail(layer, "no source and no third bottom", "an infogain matrix", "set source")
-    elif legacy(layer, bottoms[2], 2)[-2:] != (classes, classes) and prod(bottoms[2]) != classes**2:
+    elif prod(bottoms[2]) != classes**2:
         raise fail(layer, f"bottom 2 ({layer.bottom[2]}) is {dims(bottoms[2])}", f"1x1x{classes}x{classes}")
 
 
@@ -166,8 +166,9 @@ def _check_counts(layer: Layer, bottoms: Shapes, states: int) -> None:
 
 def _check_recurrent(layer: Layer, bottoms: Shapes, static: Shape | None) -> None:
     x, flags = bottoms[:2]
-    if len(x) < 2 or flags != x[:2]:
+    if len(x) < 3 or flags != x[:2]:
         raise fail(layer, f"bottoms {layer.bottom[0]} {dims(x)} and {layer.bottom[1]} {dims(flags)}",
-                   "T x N x ... and T x N")
-    if static is not None and static[:1] != x[1:2]:
-        raise fail(layer, f"bottom 2 ({layer.bottom[2]}) is {dims(static)}", f"{x[1]} streams first")
+                   "T x N x ... with at least 3 axes and T x N")
+    if static is not None and (len(static) < 2 or static[0] != x[1]):
+        raise fail(layer, f"bottom 2 ({layer.bottom[2]}) is {dims(static)}",
+                   f"{x[1]} x ..., one row a stream")
