@@ -71,6 +71,27 @@ def test_golden_layer_forward(golden: Path, monkeypatch: pytest.MonkeyPatch) -> 
         check(case.parameter(name), want, CONV, f"{name} after the pass")
 
 
+@pytest.mark.goldens("layers/*.npz")
+def test_golden_layer_backward(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of the sum of tops times `top_diff`; a layer without backward in Caffe has none stored."""
+    case = Case(golden, monkeypatch)
+    wanted = case.group("in_diff") | case.group("param_diff")
+    assert bool(wanted) == case.meta["backward"]
+    if case.meta.get("statistics_only"):
+        return  # the forward test has compared mask and scale of both directions
+    tops = case.net(keep=list(case.group("out")), **case.inputs)
+    total = sum(
+        ((tops[name] * torch.from_numpy(d)).sum() for name, d in case.group("top_diff").items()),
+        torch.zeros(()),
+    )
+    leaves = [case.inputs[name] if name in case.inputs else case.parameter(name) for name in wanted]
+    if total.requires_grad:
+        total.backward()
+    for name, leaf in zip(wanted, leaves, strict=True):
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        check(gradient, wanted[name], CONV, f"gradient of {name}")
+
+
 class Case:
     """One golden: its net with parameters set, its inputs as leaves."""
 

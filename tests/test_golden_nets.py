@@ -24,7 +24,7 @@ from caffe_weights.export import read_weights
 from caffe_weights.prototxt import read_net
 from caffe_weights.weights import Weights
 from reproduce.net import Net
-from reproduce.tolerances import FLOAT64_FACTOR, FULL, NET, worst_difference
+from reproduce.tolerances import FLOAT64_FACTOR, FULL, GRADIENT, NET, worst_difference
 from surgery.interpolation import bilinear_weights
 from surgery.shapes import infer_shapes
 from surgery.transplant import transplant
@@ -58,6 +58,22 @@ def test_golden_net_layers_and_shapes(golden: Path) -> None:
     assert list(run.net.shapes().layers) == run.meta["layers"]
     held = {name: [list(t.shape) for t in tensors] for name, tensors in run.net.params.items()}
     assert held == run.meta["param_shapes"]
+
+
+@pytest.mark.goldens("nets/*.caffemodel.gz")
+def test_golden_net_gradients(golden: Path) -> None:
+    """Gradients of the total loss; layers that do not learn have none, and their flag says so."""
+    run = Run(golden)
+    inputs = {name: torch.from_numpy(x).requires_grad_() for name, x in run.group("in").items()}
+    run.net.zero_grad()
+    run.net.total_loss(run.net(**inputs)).backward()
+    for name in probed(run.stored, "grad"):
+        layer, _, index = name.rpartition("/")
+        check_probe(gradient(run.net.params[layer][int(index)]), run.stored, f"grad/{name}", GRADIENT)
+    for name in probed(run.stored, "grad_in"):
+        check_probe(gradient(inputs[name]), run.stored, f"grad_in/{name}", GRADIENT)
+    for layer in run.meta["no_gradient"]:
+        assert not any(parameter.requires_grad for parameter in run.net.params[layer])
 
 
 @pytest.mark.goldens(SURGERY)
@@ -147,6 +163,11 @@ def computed(stem: Path, dtype: torch.dtype) -> tuple[Net, dict[str, Tensor]]:
 def forward(net: Net, keep: list[str], **inputs: np.ndarray) -> dict[str, Tensor]:
     with torch.no_grad():
         return net(keep=keep, **inputs)
+
+
+def gradient(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 def probed(stored: Any, kind: str) -> list[str]:
