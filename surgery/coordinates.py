@@ -171,7 +171,7 @@ def fill_crops(net: Net, overwrite: bool = False) -> Net:
 
 
 def crop_alignment(graph: Graph, index: int) -> Alignment:
-    """How the bottoms of the Crop layer at `index` lie on each other."""
+    """How the bottoms of the Crop layer at `index` lie on each other; NetError unless there are two."""
     if len(graph.bottoms[index]) != 2:
         raise fail(graph.layers[index], f"{len(graph.bottoms[index])} bottoms", "2", "correct bottom")
     return align_nodes(graph, *graph.bottoms[index])

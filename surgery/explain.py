@@ -15,7 +15,7 @@ from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
 from surgery.coordinates import crop_alignment, offsets_of
 from surgery.deploy import subnet
-from surgery.geometry import Layer, Shape, conv_window, dims, pool_window
+from surgery.geometry import Layer, Shape, conv_window, dims, fail, pool_window
 from surgery.grid import CoordMap, Graph, Node, compose, inverse, layer_map, same_length, show, show_all
 from surgery.shapes import infer_shapes
 
@@ -86,6 +86,8 @@ def explain_crop(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> l
 
 def _explain(net: Net, index: int, given: Mapping[str, Shape]) -> CropExplanation:
     graph, layer = Graph(net), net.layer[index]
+    if len(layer.bottom) != 2 or len(layer.top) != 1:
+        raise fail(layer, f"{len(layer.bottom)} bottoms and {len(layer.top)} tops", "2 and 1", "correct them")
     written = tuple(layer.crop_param.offset) or None
     computed, problem, alignment = None, "", None
     try:

@@ -147,7 +147,10 @@ def infer_shapes(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> N
 
 
 def needed_inputs(net: Net) -> tuple[str, ...]:
-    """Blobs whose shape the definition does not give: `infer_shapes` wants them in `input_shapes`."""
+    """Blobs whose shape the definition does not give: `infer_shapes` wants them in `input_shapes`.
+
+    The labels of Data, ImageData and WindowData layers are among them, but follow from the images' shape.
+    """
     return tuple(top for layer in net.layer if layer.type in SOURCES
                  for top, shape in zip(layer.top, declared_shapes(layer), strict=True) if shape is None)
 

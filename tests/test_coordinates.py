@@ -6,6 +6,7 @@ the pixels that a unit touches, and arithmetic on paper. Caffe's own maps: test_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -27,6 +28,7 @@ from surgery.coordinates import (
     receptive_field,
 )
 from surgery.explain import explain_crop
+from surgery.shapes import infer_shapes
 
 Net = caffe_pb2.NetParameter
 
@@ -334,6 +336,21 @@ def test_what_is_wrong_with_a_crop_is_said(net: Chain, problem: str) -> None:
     (e,) = explain_crop(net.net, {"data": (1, 1, 41, 41)})
     assert problem in e.problem if problem else e.problem == ""
     assert "\n" not in e.words
+
+
+@pytest.mark.parametrize("call", [explain_crop, fill_crops])
+def test_a_crop_of_one_blob_is_refused(call: Callable[[Net], object]) -> None:
+    with pytest.raises(NetError, match=r"layer y \(Crop\): 1 bottoms"):
+        call(Chain().add("y", "Crop").net)
+
+
+def test_googlenet_needs_no_more_than_its_own_padding() -> None:
+    # A known result for the stride-32 head with kernel 63: no side lacks pixels from size 33 to 699.
+    net = googlenet(3).up("up", 63, 32).crop("score", "data", "crop_param { axis: 2 offset: 1 }").net
+    for size in range(33, 367):
+        up = infer_shapes(net, {"data": (1, 1, size, 732 - size)}).layers["score"].bottoms[0]
+        assert up[2] - size - 1 >= 0
+        assert up[3] - (732 - size) - 1 >= 0
 
 
 def test_a_train_net_is_explained_without_its_labels() -> None:
