@@ -128,14 +128,18 @@ def _add_split(net: NetParameter, name: str, blob: str, count: int, weight: floa
 
 def _check_makers(net: NetParameter, split: NetParameter) -> None:
     """Every top of the net with splits is made once, or again by a layer that works in place."""
-    read = {(layer.name, blob) for layer in net.layer for blob in layer.bottom}
+    meant_in_place = {(layer.name, blob) for layer in net.layer for blob in _in_place(layer)}
     makers: dict[str, str] = {}
     for layer in split.layer:
-        for index, blob in enumerate(layer.top):
-            in_place = list(layer.bottom[index : index + 1]) == [blob]
-            if blob in makers and not in_place:
-                raise _made_twice(layer, blob, makers[blob], (layer.name, blob) in read)
+        for blob in layer.top:
+            if blob in makers and blob not in _in_place(layer):
+                raise _made_twice(layer, blob, makers[blob], (layer.name, blob) in meant_in_place)
             makers[blob] = layer.name
+
+
+def _in_place(layer: LayerParameter) -> set[str]:
+    """The tops that have the name of the bottom at the same index."""
+    return {top for top, bottom in zip(layer.top, layer.bottom, strict=False) if top == bottom}
 
 
 def _made_twice(layer: LayerParameter, blob: str, maker: str, meant_in_place: bool) -> NetError:

@@ -31,8 +31,8 @@ from caffe_weights.errors import PrototxtError
 from caffe_weights.files import PathLike, open_input, replace_file
 from caffe_weights.prototxt_hints import BINARY_FORMATS, FIELD_HINTS
 
-MAX_BYTES = 8 << 20  # the largest published net, ResNet-1001, has less than a tenth of this
-MAX_BLOCKS = 200_000  # a block takes about 500 bytes of memory, however short its text
+MAX_BYTES = 4 << 20  # ten times the largest published nets
+MAX_BLOCKS = 100_000  # a block takes about 700 bytes of memory, however short its text
 
 _M = TypeVar("_M", NetParameter, SolverParameter)
 _Rule = Callable[[re.Match[str], "_Place"], PrototxtError]

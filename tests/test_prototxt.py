@@ -147,10 +147,10 @@ def test_byte_order_mark_and_comments_in_latin_1(tmp_path: Path, content: bytes)
 
 
 def test_size_is_bounded() -> None:
-    with pytest.raises(PrototxtError, match="wanted at most 8 MiB and 200000 blocks"):
-        parse_net("#" * (8 << 20) + " ")
-    with pytest.raises(PrototxtError, match="200000 blocks"):
-        parse_net("layer{}" * 200_001)
+    with pytest.raises(PrototxtError, match="wanted at most 4 MiB and 100000 blocks"):
+        parse_net("#" * (4 << 20) + " ")
+    with pytest.raises(PrototxtError, match="100000 blocks"):
+        parse_net("layer{}" * 100_001)
 
 
 def test_print_of_every_kind_of_value() -> None:
