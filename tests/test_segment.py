@@ -15,8 +15,9 @@ from caffe_nets import colours_net, save_net
 from caffe_weights.errors import InputError, NetError
 from caffe_weights.weights import Weights
 from reproduce.classify import class_scores, top_predictions
+from reproduce.definition import check_blobs, load_definition, pick_output
 from reproduce.images import Preprocess
-from reproduce.inference import check_blobs, forward, load_definition, pick_device, pick_output, picture_net
+from reproduce.inference import forward, pick_device, picture_net
 from reproduce.net import Net
 from reproduce.segment import segment
 
@@ -88,6 +89,12 @@ def test_outputs_are_picked_by_name() -> None:
 def test_unknown_blob_names_the_nearest(colours: tuple[Path, Path]) -> None:
     with pytest.raises(NetError, match="no blob 'scores'; wanted score"):
         check_blobs(load_definition(colours[0]), ["scores"])
+
+
+def test_a_loss_wants_labels(tmp_path: Path) -> None:
+    definition = load_definition(save_net(tmp_path, colours_net(data=PYTHON_DATA, loss=True))[0])
+    with pytest.raises(NetError, match="blob 'loss' is only made from labels"):
+        check_blobs(definition, ["score", "loss"])
 
 
 def test_class_scores_are_the_mean_colour(tmp_path: Path) -> None:

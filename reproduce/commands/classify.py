@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from caffe_weights.errors import InputError
-from reproduce.classify import class_scores, top_predictions
 from reproduce.commands.common import (
     crop_option,
     device_option,
@@ -25,7 +24,6 @@ from reproduce.commands.common import (
     weights_option,
 )
 from reproduce.images import VOC_MEAN_BGR, mean_note, read_image
-from reproduce.inference import picture_net
 
 
 @fcn_command("classify")
@@ -59,6 +57,9 @@ def command(
                 predictions: label, name, score, best first
       notes     what was done to the inputs
     """
+    from reproduce.classify import class_scores, top_predictions  # torch: so late that --help is quick
+    from reproduce.inference import picture_net
+
     names = read_labels(labels)
     picture = picture_net(net_path, weights_path, device, crop, blob, "prob", color, size)
     preprocess = make_preprocess(picture.channels, mean, scale, color, size or picture.size, VOC_MEAN_BGR)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reproduce.cli import EXIT_CHECK_FAILED
 from reproduce.commands.common import fcn_command, json_option, make_folder, print_json, progress
-from reproduce.demo import DemoResult, next_commands, run_demo
+
+if TYPE_CHECKING:
+    from reproduce.demo import DemoResult
 
 
 @fcn_command("demo")
@@ -33,6 +36,8 @@ def command(ctx: click.Context, out: str, as_json: bool) -> None:
       digits_right, digits_count       digits on them, by the nearest field
       passed                           whether both checks hold
     """
+    from reproduce.demo import run_demo  # torch: so late that --help is quick
+
     make_folder(Path(out))
     with progress("running the demo"):
         result = run_demo(Path(out))
@@ -46,6 +51,8 @@ def command(ctx: click.Context, out: str, as_json: bool) -> None:
 
 def lines(result: DemoResult) -> list[str]:
     """The result for people."""
+    from reproduce.demo import next_commands
+
     mark = {True: "ok  ", False: "FAIL"}
     close = result.worst_difference <= result.tolerance
     return [

@@ -23,16 +23,8 @@ from reproduce.commands.common import (
     progress,
     say,
 )
+from reproduce.definition import Definition, check_blobs, load_definition, only_input, read_array
 from reproduce.images import mean_note, read_image
-from reproduce.inference import (
-    Definition,
-    build,
-    check_blobs,
-    forward,
-    load_definition,
-    only_input,
-    read_array,
-)
 
 
 @fcn_command("run")
@@ -81,6 +73,11 @@ def command(
         arrays, notes = read_inputs(definition, named, (mean, scale, color, size))
         check_blobs(definition, blobs)
         with replace_file(out, force) as temporary:
+            from reproduce.inference import (  # torch: so late that --help and bad input are quick
+                build,
+                forward,
+            )
+
             net = build(definition, weights, {name: a.shape for name, a in arrays.items()}, crop, device)
             start = time.perf_counter()
             results = forward(net, arrays, blobs)

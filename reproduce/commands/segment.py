@@ -28,8 +28,6 @@ from reproduce.commands.common import (
     weights_option,
 )
 from reproduce.images import VOC_MEAN_BGR, mean_note, read_image, resize, write_image
-from reproduce.inference import picture_net
-from reproduce.segment import segment
 from reproduce.visualize import VOC_CLASSES, class_name, overlay, shares, with_legend, write_label_png
 
 
@@ -65,6 +63,9 @@ def command(
                 seconds, classes: label, name, share (fraction of pixels)
       notes     what was done to the inputs
     """
+    from reproduce.inference import picture_net  # torch: so late that --help is quick
+    from reproduce.segment import segment
+
     targets = output_paths(images, Path(out), with_overlay, force)
     names = read_labels(labels)
     picture = picture_net(net_path, weights_path, device, crop, blob, "score", color, size)
