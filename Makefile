@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
-	$(BIN)/fcn demo --force
+	$(BIN)/fcn demo
 
 test: lint types tests
 

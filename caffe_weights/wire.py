@@ -23,8 +23,10 @@ from caffe_weights.mapped import MappedFile
 Buffer: TypeAlias = MappedFile | bytes
 
 VARINT, FIXED64, LEN, GROUP, END_GROUP, FIXED32 = range(6)
-MOST_REST_BYTES = 8 << 20
-MOST_PIECES = 1 << 20
+MOST_REST_BYTES = 4 << 20
+MOST_PIECES = 1 << 16
+FIELD_BYTES = 16  # what a field counts for besides its content
+MESSAGE_BYTES = 128  # what a layer or a blob counts for
 MOST_GROUP_DEPTH = 100
 
 
@@ -98,36 +100,36 @@ class _Stripper:
         self.rest_bytes = self.piece_count = 0
 
     def message(self, start: int, end: int, plan: Plan) -> bytes:
-        parts = []
+        kept = bytearray()
         for item in fields(self.mapped, start, end, self.where):
             inner = plan.get(item.number)
             if inner is None or isinstance(inner, str) or item.wire != LEN:
-                parts.append(self.kept(item.at, item.end))
+                kept += self.kept(item.at, item.end)
                 continue
             if inner is BLOB:
                 self.blobs.append(Payloads())
                 rest = self.blob(item.start, item.end, self.blobs[-1])
             else:
                 rest = self.message(item.start, item.end, inner)
-            parts += [encode_tag(item.number, LEN), encode_varint(len(rest)), rest]
-            self.spend(4)
-        return b"".join(parts)
+            kept += encode_tag(item.number, LEN) + encode_varint(len(rest)) + rest
+            self.spend(MESSAGE_BYTES)
+        return bytes(kept)
 
     def blob(self, start: int, end: int, payloads: Payloads) -> bytes:
         """Fill `payloads` from the BlobProto in [start, end) and return the rest of it."""
-        parts = []
+        kept = bytearray()
         at = start
         while at < end:
             item = next(fields(self.mapped, at, end, self.where))
             dtype = BLOB.get(item.number)
             piece = self.piece(item, dtype, end) if dtype else None
             if piece is None:
-                parts.append(self.kept(item.at, item.end))
+                kept += self.kept(item.at, item.end)
                 at = item.end
                 continue
             payloads.pieces.setdefault(item.number, []).append(piece[0])
             at = piece[1]
-        return b"".join(parts)
+        return bytes(kept)
 
     def piece(self, item: Field, dtype: str, end: int) -> tuple[Piece, int] | None:
         """The values at `item` and where they end; None if its wire type makes it an unknown field."""
@@ -160,7 +162,7 @@ class _Stripper:
         return Piece(item.start, count, stride), item.at + count * stride
 
     def kept(self, start: int, end: int) -> bytes:
-        self.spend(end - start)
+        self.spend(FIELD_BYTES + end - start)
         return self.mapped[start:end]
 
     def spend(self, size: int) -> None:
