@@ -29,9 +29,9 @@ from caffe_weights import caffe_pb2
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
 from caffe_weights.errors import PrototxtError
 from caffe_weights.files import PathLike, open_input, replace_file
-from caffe_weights.prototxt_hints import BINARY_FORMATS, FIELD_HINTS
+from caffe_weights.prototxt_hints import BINARY_FORMATS, FIELD_HINTS, VALUE_HINTS
 
-MAX_BYTES = 4 << 20  # ten times the largest published nets
+MAX_BYTES = 4 << 20  # GoogLeNet has 30 KiB
 MAX_BLOCKS = 100_000  # a block takes about 700 bytes of memory, however short its text
 
 _M = TypeVar("_M", NetParameter, SolverParameter)
@@ -154,7 +154,7 @@ def _explain(error: text_format.ParseError, place: _Place) -> PrototxtError:
 def _no_field(match: re.Match[str], place: _Place) -> PrototxtError:
     owner, name = _descriptor(match[1]), match[2]
     inside = [f.name for f in owner.fields if f.message_type and name in f.message_type.fields_by_name]
-    do = FIELD_HINTS.get((owner.name, name)) or FIELD_HINTS.get(("", name), "")
+    do = FIELD_HINTS.get((owner.name, name), "")
     near = difflib.get_close_matches(name, owner.fields_by_name, n=4)
     unclosed = place.unclosed()
     if not do and unclosed:
@@ -168,7 +168,9 @@ def _no_field(match: re.Match[str], place: _Place) -> PrototxtError:
 def _no_enum_value(match: re.Match[str], place: _Place) -> PrototxtError:
     values = _enum_values(match[1])
     near = difflib.get_close_matches(match[2].strip("'\"").upper(), values, n=4) if len(values) > 12 else []
-    return place.error(f"no value {_cut(match[2])} in {match[1].split('.')[-1]}", _any_of(near or values))
+    enum = match[1].split(".")[-1]
+    do = VALUE_HINTS.get((enum, match[2]), "")
+    return place.error(f"no value {_cut(match[2])} in {enum}", _any_of(near or values), do)
 
 
 def _not_ended(match: re.Match[str], place: _Place) -> PrototxtError:

@@ -19,13 +19,15 @@ BINARY_FORMATS = {
 _SSD = "a layer of the SSD fork (weiliu89/caffe), which BVLC Caffe lacks"
 _DEEPLAB = "a layer of the DeepLab and PSPNet forks, which BVLC Caffe lacks"
 _SEGNET = "a layer of the SegNet fork (alexgkendall/caffe-segnet), which BVLC Caffe lacks"
+_DECONVNET = "a layer of the DeconvNet fork (HyeonwooNoh/caffe), which BVLC Caffe lacks"
+_BN = "a layer of the SegNet and PSPNet forks; BVLC Caffe's is BatchNorm, followed by Scale"
 _RCNN = "a layer of the Fast R-CNN fork (rbgirshick/caffe-fast-rcnn), which BVLC Caffe lacks"
 _HOLE = "the DeepLab fork's name: write dilation"
 _SOLVER = "this is a field of a solver: give the net's prototxt instead"
 _V1 = "a field of the older 'layers' blocks: in a 'layer' block write param { lr_mult: .. decay_mult: .. }"
 _V0 = "a field of the V0 form: wrap it as layers { layer { .. } }, or use today's names"
 
-# (message, field) -> what to do; an empty message stands for any
+# (message, field) -> what to do
 FIELD_HINTS = {
     ("LayerParameter", "permute_param"): _SSD,
     ("LayerParameter", "norm_param"): _SSD,
@@ -37,6 +39,10 @@ FIELD_HINTS = {
     ("LayerParameter", "interp_param"): _DEEPLAB,
     ("LayerParameter", "upsample_param"): _SEGNET,
     ("LayerParameter", "dense_image_data_param"): _SEGNET,
+    ("LayerParameter", "bn_param"): _BN,
+    ("LayerParameter", "unpooling_param"): _DECONVNET,
+    ("V1LayerParameter", "unpooling_param"): _DECONVNET,
+    ("V1LayerParameter", "bn_param"): _DECONVNET,
     ("LayerParameter", "roi_pooling_param"): _RCNN,
     ("LayerParameter", "smooth_l1_loss_param"): _RCNN,
     ("ConvolutionParameter", "hole"): _HOLE,
@@ -58,4 +64,11 @@ FIELD_HINTS = {
     ("SolverParameter", "layer"): "this is a field of a net: give the solver's prototxt instead",
     ("SolverParameter", "layers"): "this is a field of a net: give the solver's prototxt instead",
     ("SolverParameter", "name"): "this is a field of a net: give the solver's prototxt instead",
+}
+
+# (enum, value) -> what to do
+VALUE_HINTS = {
+    ("LayerType", "UNPOOLING"): _DECONVNET,
+    ("LayerType", "BN"): _DECONVNET,
+    ("LayerType", "CROP"): "an enum of the FCN and DeconvNet forks: write the net in today's 'layer' blocks",
 }
