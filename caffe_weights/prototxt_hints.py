@@ -1,6 +1,6 @@
 """What to say about a prototxt field that BVLC Caffe does not have: the fork it comes from, or today's name.
 
-A fork is named only where the field stands in that fork's own published caffe.proto.
+A fork is named for a field where it is the best known one that has it; others may have it too.
 """
 
 from __future__ import annotations
