@@ -176,17 +176,22 @@ def _inspect_text(path: str, size: int) -> Inspection:
 
 
 def _describe_net(found: Inspection, net: NetParameter) -> None:
-    """Rows and notes of a V2 net; shapes in phase TEST, with the parameters the net asks for."""
+    """Rows and notes of a V2 net in phase TEST, or of all its layers if it cannot be filtered."""
     from caffe_weights.filtering import filter_net
 
-    test = filter_net(net, "TEST")
-    found.layers = [LayerRow(item.name, item.type, list(item.bottom), list(item.top)) for item in test.layer]
     found.unknown_types = unknown_types(net.layer)
+    try:
+        test = filter_net(net, "TEST")
+    except InputError as error:
+        found.problems.append(str(error))
+        test = net
+    found.layers = [LayerRow(item.name, item.type, list(item.bottom), list(item.top)) for item in test.layer]
     found.notes += net_notes(test.layer)
     if len(test.layer) < len(net.layer):
         left_out = len(net.layer) - len(test.layer)
         found.notes.append(f"{left_out} of {len(net.layer)} layers are not for phase TEST and not listed")
-    _add_shapes(found, test)
+    if not found.problems:
+        _add_shapes(found, test)
 
 
 def _add_shapes(found: Inspection, net: NetParameter) -> None:
@@ -264,11 +269,12 @@ def _layer_types(weights: Weights, found: Inspection) -> dict[str, str]:
     except InputError as error:
         found.notes.append(f"has no form of today: {error}")
         net = None
+    types = {record.name: record.type for record in weights.model.layers}
     if net is None:
-        return {record.name: record.type for record in weights.model.layers}
+        return types
     found.unknown_types = unknown_types(net.layer)
     found.notes += net_notes(net.layer)
-    return {layer.name: layer.type for layer in net.layer}
+    return types | {layer.name: layer.type for layer in net.layer}
 
 
 def _inspect_mean(path: str, size: int) -> Inspection:

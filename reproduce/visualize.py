@@ -60,9 +60,14 @@ def shares(labels: np.ndarray) -> list[tuple[int, float]]:
     return [(int(found[i]), float(counts[i] / labels.size)) for i in order]
 
 
+def percent(part: float) -> str:
+    """A fraction as percent; what is there but rounds to nothing is `<0.1%`."""
+    return "<0.1%" if 0 < part < 0.0005 else f"{part:.1%}"
+
+
 def with_legend(picture: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Image.Image:
     """The picture uint8 H x W x 3, and right of it the classes of `labels`: colour, name, share of pixels."""
-    rows = [(label, class_name(label, names), f"{part:.1%}") for label, part in shares(labels)]
+    rows = [(label, class_name(label, names), percent(part)) for label, part in shares(labels)]
     more = len(rows) - _MOST_ROWS
     rows = rows[:_MOST_ROWS]
     font = ImageFont.load_default(_FONT_SIZE)

@@ -147,6 +147,22 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"a": [None, [1.5, None]]}
 
 
+def test_progress_shows_late_and_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from reproduce.commands import common
+
+    with common.progress("working", 2) as step:
+        step()
+    assert capsys.readouterr() == ("", "")
+    bar = common._LateBar("working", 2)
+    bar.step()
+    bar.show()
+    bar.step()
+    assert bar.bar.tasks[0].completed == 2
+    bar.close()
+    bar.show()
+    assert capsys.readouterr().out == ""
+
+
 def test_interrupt_is_130(fcn: Fcn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reproduce.commands.inspect.inspect_file", _raises(KeyboardInterrupt()))
     result = fcn("inspect", "net.prototxt")

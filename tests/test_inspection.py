@@ -137,6 +137,23 @@ def test_a_net_that_cannot_be_built_is_a_problem(tmp_path: Path) -> None:
     assert found.problems[0].startswith("layer c")
 
 
+def test_contradicting_rules_are_a_problem(tmp_path: Path) -> None:
+    text = 'layer { name: "x" type: "ReLU" include { phase: TEST } exclude { phase: TRAIN } }'
+    (tmp_path / "x.prototxt").write_text(text)
+    found = inspect_file(str(tmp_path / "x.prototxt"))
+    assert [row.name for row in found.layers] == ["x"]
+    assert "include and exclude" in found.problems[0]
+
+
+def test_layers_of_another_phase_are_counted(tmp_path: Path) -> None:
+    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 } } }
+              layer { name: "x" type: "ReLU" bottom: "data" top: "x" include { phase: TRAIN } }"""
+    (tmp_path / "x.prototxt").write_text(text)
+    found = inspect_file(str(tmp_path / "x.prototxt"))
+    assert [row.name for row in found.layers] == ["data"]
+    assert found.notes == ["1 of 2 layers are not for phase TEST and not listed"]
+
+
 def test_crop_without_crop_param_is_explained() -> None:
     bare = _layers('layer { name: "c" type: "Crop" bottom: "a" bottom: "b" top: "c" }')
     assert "BVLC Caffe takes offset 0" in net_notes(bare)[0]

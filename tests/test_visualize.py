@@ -13,6 +13,7 @@ from reproduce.visualize import (
     VOC_CLASSES,
     class_name,
     overlay,
+    percent,
     shares,
     voc_palette,
     with_legend,
@@ -63,6 +64,11 @@ def test_overlay_mixes_half_and_half_and_leaves_the_background() -> None:
 
 def test_shares_are_fractions_most_frequent_first() -> None:
     assert shares(np.array([[3, 1, 1, 7]])) == [(1, 0.5), (3, 0.25), (7, 0.25)]
+
+
+@pytest.mark.parametrize(("part", "text"), [(1.0, "100.0%"), (0.1236, "12.4%"), (1e-6, "<0.1%")])
+def test_percent(part: float, text: str) -> None:
+    assert percent(part) == text
 
 
 def test_legend_stands_right_of_the_picture() -> None:

@@ -56,7 +56,7 @@ def report(found: Inspection) -> list[str]:
                       f" {found.parameter_bytes:,} bytes of values"]  # fmt: skip
     if found.unknown_types:
         lines.append(f"unknown layer types: {', '.join(found.unknown_types)}")
-    lines += [f"note: {note}" for note in found.notes]
+    lines += [note if found.kind == "solver" else f"note: {note}" for note in found.notes]
     lines += [f"problem: {problem}" for problem in found.problems]
     if found.checked and not found.problems:
         lines.append(

@@ -28,7 +28,15 @@ from reproduce.commands.common import (
     weights_option,
 )
 from reproduce.images import VOC_MEAN_BGR, mean_note, read_image, resize, write_image
-from reproduce.visualize import VOC_CLASSES, class_name, overlay, shares, with_legend, write_label_png
+from reproduce.visualize import (
+    VOC_CLASSES,
+    class_name,
+    overlay,
+    percent,
+    shares,
+    with_legend,
+    write_label_png,
+)
 
 
 @fcn_command("segment")
@@ -142,7 +150,7 @@ def _row(
 
 def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        classes = ", ".join(f"{item['name']} {item['share']:.1%}" for item in row["classes"][:8])
+        classes = ", ".join(f"{item['name']} {percent(item['share'])}" for item in row["classes"][:8])
         more = len(row["classes"]) - 8
         click.echo(f"{row['image']}: {classes}" + (f" and {more} more" if more > 0 else ""))
         click.echo(f"  wrote {row['labels']}" + (f" and {row['overlay']}" if row["overlay"] else ""))
