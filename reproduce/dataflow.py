@@ -91,7 +91,7 @@ class Dataflow:
             raise NetError(
                 f"input {needed[0]}",
                 "not given",
-                f"all of {', '.join(self.required())}",
+                " and ".join(self.required()),
                 f"pass {needed[0]}=",
             )
         absent = {self.inputs[name] for name in missing}
@@ -146,7 +146,7 @@ class Dataflow:
                 raise NetError(
                     f"blob {name}",
                     f"it depends on {' and '.join(missing)}, not given",
-                    "that input",
+                    missing[0],
                     f"pass {missing[0]}=",
                 )
         return {name: self.final[name] for name in keep}

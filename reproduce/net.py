@@ -86,7 +86,7 @@ class Net(nn.Module):
             "_like", torch.empty(0), persistent=False
         )  # dtype and device, in a net of any kind
         self._split = insert_splits(self.definition)
-        layers = {d.name: _make_layer(d, self.phase) for d in self._split.layer if d.type not in _sources()}
+        layers = _make_layers(self._split, self.phase)
         self._flow = Dataflow.of(self._split, layers, _sources())
         self._declared: dict[str, Shape] = dict(input_shapes or {})
         self._plans: dict[tuple[frozenset[str], tuple[str, ...]], Plan] = {}
@@ -167,8 +167,13 @@ class Net(nn.Module):
         return Weights(blobs, net=self._split)
 
     def shapes(self, input_shapes: Mapping[str, Shape] | None = None) -> NetShapes:
-        """Shapes of all layers and blobs for these inputs, those of the definition for the rest."""
-        return infer_shapes(self._split, {**self._declared, **(input_shapes or {})})
+        """Shapes of all layers and blobs that a call with inputs of these shapes computes.
+
+        Without `input_shapes` those of the definition. NetError as in the call.
+        """
+        given = dict(input_shapes or {})
+        plan = self._flow.plan(given or self.inputs, ())
+        return self._infer(plan, given)
 
     def forward(self, *, keep: Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
         """Run the net; the class says how."""
@@ -219,6 +224,8 @@ class Net(nn.Module):
                 "correct the name",
             )
         tensor = value if isinstance(value, Tensor) else _tensor(name, value)
+        if tensor.is_complex():
+            raise _no_numbers(name, f"values of type {tensor.dtype}")
         return tensor.to(self._like)
 
     def _plan(self, given: Mapping[str, Tensor], keep: tuple[str, ...]) -> Plan:
@@ -244,7 +251,7 @@ class Net(nn.Module):
         self._checked.add(key)
 
     def _infer(self, plan: Plan, shapes: dict[str, Shape]) -> NetShapes:
-        net = self._split
+        net = self.definition
         if plan.missing:
             net = _without(net, plan.dropped)
         return infer_shapes(net, {**self._declared, **shapes, **dict.fromkeys(plan.missing, (1,))})
@@ -276,6 +283,19 @@ class Net(nn.Module):
             del values[version]
 
 
+def _make_layers(net: NetParameter, phase: str) -> dict[str, Layer]:
+    sources = _sources()
+    for definition in net.layer:
+        if definition.type in sources and definition.bottom:
+            raise NetError(
+                f"layer {definition.name}",
+                f"a {definition.type} layer with bottoms",
+                "one without, whose tops are inputs of the net",
+                f"register a class for it: LAYERS[{definition.type!r}] = ...",
+            )
+    return {d.name: _make_layer(d, phase) for d in net.layer if d.type not in sources}
+
+
 def _sources() -> frozenset[str]:
     return (data_types() | {"Input"}) - frozenset(LAYERS)
 
@@ -304,14 +324,19 @@ def _without(net: NetParameter, dropped: frozenset[str]) -> NetParameter:
 
 
 def _tensor(name: str, value: ArrayLike) -> Tensor:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal length
+        raise _no_numbers(name, "lists of unequal lengths") from None
     if array.dtype.kind not in "fiub":
-        raise NetError(
-            f"input {name}", f"values of type {array.dtype}", "numbers", "give an array of numbers"
-        )
+        raise _no_numbers(name, f"values of type {array.dtype}")
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # PyTorch shares neither
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _no_numbers(name: str, found: str) -> NetError:
+    return NetError(f"input {name}", found, "numbers", "give an array of real numbers")
 
 
 def _check_rank(name: str, found: Shape, declared: Shape) -> None:

@@ -10,7 +10,7 @@ them (loading, functional calls, export) works.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -22,6 +22,7 @@ from caffe_weights.errors import NetError, WeightsError
 from caffe_weights.weights import Weights, blob_key, is_absent
 from reproduce.fillers import fill
 from reproduce.layers.base import Filler, Layer
+from surgery.geometry import dims
 
 Shape = tuple[int, ...]
 Definition = caffe_pb2.LayerParameter
@@ -37,8 +38,17 @@ class Slot:
     holder: nn.Module
     filler: Filler
     owner: Slot | None = None
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
+    mults: dict[str, tuple[float, str]] = field(default_factory=dict)  # what a layer set, and which
+
+    @property
+    def lr_mult(self) -> float:
+        """Factor of the learning rate."""
+        return self.mults.get("lr_mult", (1.0, ""))[0]
+
+    @property
+    def decay_mult(self) -> float:
+        """Factor of the weight decay."""
+        return self.mults.get("decay_mult", (1.0, ""))[0]
 
     @property
     def key(self) -> str:
@@ -120,17 +130,16 @@ class Slots:
         return [slot for slot in self.owned() if id(slot) not in got]
 
     def _slot(self, slot: Slot, spec: caffe_pb2.ParamSpec, layer: Layer) -> Slot:
-        slot.lr_mult, slot.decay_mult = spec.lr_mult, spec.decay_mult
         owner = self._owners.setdefault(spec.name, slot) if spec.name else slot
         if owner is slot:
-            trained = spec.lr_mult != 0 and not layer.statistics
-            parameter = nn.Parameter(torch.zeros(slot.shape), requires_grad=trained)
-            slot.holder._parameters[slot.attribute] = parameter
-            return slot
-        _check_shared(slot, owner, spec)
-        slot.owner = owner
-        if slot.shape == owner.shape:
-            slot.holder._parameters[slot.attribute] = owner.parameter()
+            slot.holder._parameters[slot.attribute] = nn.Parameter(torch.empty(slot.shape))
+        else:
+            _check_shared(slot, owner, spec)
+            slot.owner = owner
+            if slot.shape == owner.shape:
+                slot.holder._parameters[slot.attribute] = owner.parameter()
+        _set_mults(slot, owner, spec)
+        owner.parameter().requires_grad_(owner.lr_mult != 0 and not layer.statistics)
         return slot
 
     def _load_layer(self, name: str, weights: Weights) -> list[Slot]:
@@ -145,13 +154,14 @@ class Slots:
             if not _fits(blob.shape, slot.shape):
                 raise WeightsError(
                     f"{where}: {slot.attribute}",
-                    f"shape {tuple(blob.shape)}",
-                    f"{slot.shape}",
+                    f"shape {dims(tuple(blob.shape))}",
+                    dims(slot.shape),
                     "give the weights of this net, or transplant them (surgery.transplant)",
                 )
-            values = np.array(blob, np.float32 if blob.dtype != np.float32 else None).reshape(slot.shape)
+            values = torch.empty(slot.shape)
+            np.copyto(values.numpy(), blob.reshape(slot.shape), casting="unsafe")
             with torch.no_grad():
-                slot.tensor().copy_(torch.from_numpy(values))
+                slot.tensor().copy_(values)
             loaded.append(slot)
         return loaded
 
@@ -194,8 +204,26 @@ def _check_shared(slot: Slot, owner: Slot, spec: caffe_pb2.ParamSpec) -> None:
     loose = spec.share_mode == spec.PERMISSIVE
     if (prod(slot.shape) != prod(owner.shape)) if loose else slot.shape != owner.shape:
         raise NetError(
-            where, f"shape {slot.shape}", f"{owner.shape}, as of its owner {owner.layer}", "rename it"
+            where,
+            f"shape {dims(slot.shape)}",
+            f"{dims(owner.shape)}, as of its owner {owner.layer}",
+            "rename it in param",
         )
+
+
+def _set_mults(slot: Slot, owner: Slot, spec: caffe_pb2.ParamSpec) -> None:
+    # what several sharers set must agree; what one of them sets holds for all
+    for name in ("lr_mult", "decay_mult"):
+        if not spec.HasField(name):
+            continue
+        value, layer = owner.mults.setdefault(name, (getattr(spec, name), slot.layer))
+        if value != getattr(spec, name):
+            raise NetError(
+                f"layer {slot.layer}: param {spec.name}",
+                f"{name} {getattr(spec, name):g}",
+                f"{value:g}, as layer {layer} has it",
+                "give both the same, or only one of them any",
+            )
 
 
 def _fits(found: Shape, wanted: Shape) -> bool:

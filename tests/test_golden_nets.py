@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from caffe_weights.export import read_weights
+from caffe_weights.filtering import insert_splits
 from caffe_weights.prototxt import read_net
 from caffe_weights.weights import Weights
 from reproduce.net import Net
@@ -55,7 +56,7 @@ def test_golden_net_probes(golden: Path) -> None:
 def test_golden_net_layers_and_shapes(golden: Path) -> None:
     """Layers in Caffe's order with its automatic splits, and its parameter shapes."""
     run = Run(golden)
-    assert list(run.net.shapes().layers) == run.meta["layers"]
+    assert [layer.name for layer in insert_splits(run.net.definition).layer] == run.meta["layers"]
     held = {name: [list(t.shape) for t in tensors] for name, tensors in run.net.params.items()}
     assert held == run.meta["param_shapes"]
 
