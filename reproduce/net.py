@@ -150,6 +150,10 @@ class Net(nn.Module):
             )
         return torch.stack(terms).sum()
 
+    def slot(self, layer: str, index: int) -> Slot:
+        """What is known of one parameter blob, its owner's Parameter included."""
+        return self._slots.layers[layer][index]
+
     def learnable(self) -> list[Slot]:
         """Parameters that own their values, in Caffe's order, with lr_mult and decay_mult."""
         return self._slots.owned()

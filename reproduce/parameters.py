@@ -117,7 +117,11 @@ class Slots:
 
         WeightsError for another count of blobs or another shape and, if `strict`, for a layer without blobs.
         """
-        absent = [name for name in self.layers if name not in weights]
+        absent = [
+            name
+            for name, slots in self.layers.items()
+            if name not in weights and any(slot.owner is None for slot in slots)
+        ]
         if strict and absent:
             raise WeightsError(
                 weights.source or "weights",

@@ -120,6 +120,35 @@ def test_golden_net_full_width(golden: Path) -> None:
     assert np.array_equal(score[0].argmax(0)[sure], labels[sure])
 
 
+@pytest.mark.goldens("formats/shared.npz")
+def test_golden_format_shared_parameters(golden: Path) -> None:
+    """Blobs, and gradients summed over all users of a parameter, in STRICT and PERMISSIVE sharing."""
+    stored = np.load(golden)
+    for suffix in (".caffemodel", ".caffemodel.h5"):
+        net = Net.from_prototxt(golden.with_suffix(".prototxt"), weights=golden.with_suffix(suffix))
+        out = net(data=stored["in/data"], target=stored["in/target"], keep=net.blobs)
+        for name in net.blobs:
+            assert_close(out[name].detach(), stored[f"blob/{name}"], NET, name)
+        net.total_loss(out).backward()
+        for key in [key for key in stored.files if key.startswith("grad/")]:
+            layer, _, index = key.removeprefix("grad/").partition(":")
+            shared = gradient(net.slot(layer, int(index)).parameter())
+            assert_close(shared.reshape(stored[key].shape), stored[key], GRADIENT, key)
+
+
+@pytest.mark.goldens("formats/v*.npz")
+def test_golden_format_net_runs(golden: Path) -> None:
+    """A net of each generation, definition and weights upgraded on reading."""
+    stored = np.load(golden)
+    net = Net.from_prototxt(golden.with_suffix(".prototxt"), weights=golden.with_suffix(".caffemodel"))
+    with torch.no_grad():
+        out = net(data=stored["in/data"], keep=net.blobs)
+    wanted = [key for key in stored.files if key.startswith(("blob/", "out/"))]
+    assert wanted
+    for key in wanted:
+        assert_close(out[key.partition("/")[2]], stored[key], NET, key)
+
+
 class Run:
     """One narrow net, its stored results and its blobs for the stored inputs."""
 
