@@ -32,6 +32,8 @@ COMMANDS = {
     "run": ("run", "Run a net on arrays or pictures and keep its blobs."),
     "segment": ("segment", "Label every pixel of pictures."),
     "classify": ("classify", "Name the most probable classes of pictures."),
+    "net": ("net", "Print the prototxt of a published net."),
+    "solver": ("solver", "Print the solver prototxt of a published net."),
 }
 
 

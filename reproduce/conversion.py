@@ -8,9 +8,10 @@ is to say about it. Nothing is written unless all of it can be.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from caffe_weights.files import replace_file
 from caffe_weights.filtering import filter_net
 from caffe_weights.prototxt import format_net
 from caffe_weights.upgrade import load_net
-from caffe_weights.weights import Weights
+from caffe_weights.weights import Weights, is_absent
 from surgery.convolutionize import convolutionize
 from surgery.deploy import deploy_net
 from surgery.shapes import infer_shapes, needed_inputs
 from surgery.transplant import transplant
 
 Shape = tuple[int, ...]
+OTHER_NET = "pass the net that these weights belong to with --net"
+HAVE_PARAMETERS = frozenset({"Convolution", "Deconvolution", "InnerProduct", "BatchNorm", "PReLU", "Embed"})
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,9 @@ def _cut(
     net: NetParameter | None, weights: Weights, net_path: str | None, report: ConversionReport
 ) -> tuple[NetParameter, Weights]:
     assert net is not None
-    new, cut, done = convolutionize(net, weights, drop=True)
+    shared = _with_shared(net, weights, _parameter_shapes(net))
+    with _told_to_the_command_line():
+        new, cut, done = convolutionize(net, shared, drop=True)
     assert cut is not None
     if not done.layers:
         raise NetError(net_path or weights.source, "no InnerProduct layer", "a classifier with at least one",
@@ -204,18 +209,53 @@ def _fit(net: NetParameter | None, weights: Weights, report: ConversionReport) -
     if needed_inputs(net):
         report.notes.append("the net does not tell its input's size: names were matched, shapes were not")
         return _by_name(net, weights, report)
-    shapes = {name: layer.params for name, layer in infer_shapes(net).layers.items()}
-    fitted, moved = transplant(weights, shapes, drop=True)
+    shapes = _parameter_shapes(net)
+    with _told_to_the_command_line():
+        fitted, moved = transplant(_with_shared(net, weights, shapes), shapes, drop=True)
     report.dropped += moved.dropped
     return Weights(fitted, net, weights.source, notes=weights.notes)
 
 
 def _by_name(net: NetParameter, weights: Weights, report: ConversionReport) -> Weights:
+    wanted = [layer for layer in net.layer if layer.type in HAVE_PARAMETERS]
+    missing = [x.name for x in wanted if x.name not in weights and not any(spec.name for spec in x.param)]
+    if missing:
+        raise WeightsError(weights.source, f"no layer {', '.join(missing[:5])}", "every layer of the net",
+                           OTHER_NET)  # fmt: skip
     names = [layer.name for layer in net.layer if layer.name in weights]
-    if not names:
-        raise WeightsError(weights.source, "no layer of the net", "weights of this net", "pass another --net")
     report.dropped += [name for name in weights if name not in names]
     return Weights({name: weights[name] for name in names}, net, weights.source, notes=weights.notes)
+
+
+def _parameter_shapes(net: NetParameter) -> dict[str, tuple[Shape, ...]]:
+    return {name: layer.params for name, layer in infer_shapes(net).layers.items()}
+
+
+def _with_shared(net: NetParameter, weights: Weights, shapes: Mapping[str, Sequence[Shape]]) -> Weights:
+    """The weights with the blobs that only their owner keeps, as in an HDF5 model, given to every user."""
+    complete = weights.copy()
+    owners: dict[str, np.ndarray] = {}
+    for layer in net.layer:
+        blobs = list(complete.get(layer.name, []))
+        for index, (shape, spec) in enumerate(zip(shapes.get(layer.name, ()), layer.param, strict=False)):
+            kept = blobs[index] if index < len(blobs) and not is_absent(blobs[index]) else None
+            owner = owners.get(spec.name) if spec.name else None
+            if kept is not None and spec.name:
+                owners.setdefault(spec.name, kept)
+            elif kept is None and owner is not None and owner.size == prod(shape) and index <= len(blobs):
+                blobs[index : index + 1] = [owner.reshape(shape)]
+        if blobs:
+            complete[layer.name] = blobs
+    return complete
+
+
+@contextmanager
+def _told_to_the_command_line() -> Iterator[None]:
+    """Surgery's advice is for callers of its functions; here it is for someone who has a command line."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(error.where, error.found, error.wanted, OTHER_NET) from None
 
 
 def _zero_upsampling(net: NetParameter | None, weights: Weights) -> list[str]:

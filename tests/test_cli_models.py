@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from caffe_nets import colours_net, dense_net, save_net, set_blobs
 from cli_helpers import Fcn, make_bad_files, make_models, refused, run_in
+from google.protobuf import text_format
 from PIL import Image
 
-from caffe_weights.export import read_weights
+from caffe_weights import caffe_pb2
+from caffe_weights.export import read_weights, write_weights
+from caffe_weights.weights import Weights
 
 
 @pytest.fixture
@@ -66,6 +69,44 @@ def test_convert_says_what_the_net_has_no_place_for(fcn: Fcn, folder: Path) -> N
     result = fcn("convert-weights", "more.caffemodel", "o.npz", "--net", "dense.prototxt", "--json")
     assert json.loads(result.stdout)["dropped"] == ["extra.weight"]
     assert list(read_weights(folder / "o.npz")) == ["ip"]
+
+
+SHARED = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }
+layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" param { name: "w" }
+  inner_product_param { num_output: 4 bias_term: false } }
+layer { name: "b" type: "InnerProduct" bottom: "a" top: "b" param { name: "w" }
+  inner_product_param { num_output: 4 bias_term: false } }
+layer { name: "rows" type: "Reshape" bottom: "b" top: "rows"
+  reshape_param { shape { dim: 0 dim: 4 dim: 1 dim: 1 } } }
+layer { name: "c" type: "Convolution" bottom: "rows" top: "c" param { name: "w" share_mode: PERMISSIVE }
+  convolution_param { num_output: 4 kernel_size: 1 bias_term: false } }
+"""
+
+
+def test_shared_blobs_reach_every_user(fcn: Fcn, folder: Path) -> None:
+    matrix = np.arange(16, dtype=np.float32).reshape(4, 4)
+    write_weights(Weights({"a": [matrix]}), folder / "owner.h5")
+    (folder / "shared.prototxt").write_text(SHARED)
+    result = fcn("convert-weights", "owner.h5", "o.caffemodel", "--net", "shared.prototxt")
+    assert result.exit_code == 0, result.stderr
+    found = read_weights(folder / "o.caffemodel")
+    assert [(name, blobs[0].shape) for name, blobs in found.items()] == [
+        ("a", (4, 4)), ("b", (4, 4)), ("c", (4, 4, 1, 1))]  # fmt: skip
+    assert all((blobs[0].reshape(4, 4) == matrix).all() for blobs in found.values())
+
+
+def test_net_without_input_size_is_matched_by_name(fcn: Fcn, folder: Path) -> None:
+    train = text_format.Parse((folder / "dense.prototxt").read_text(), caffe_pb2.NetParameter())
+    train.layer[0].ClearField("input_param")
+    train.layer[0].type = "Data"
+    save_net(folder, train, "train")
+    result = fcn("convert-weights", "dense.caffemodel", "o.npz", "--net", "train.prototxt")
+    assert result.exit_code == 0
+    assert "names were matched, shapes were not" in result.stdout
+    refused(
+        fcn("convert-weights", "net.caffemodel", "p.npz", "--net", "train.prototxt"), "no layer ip", "--net"
+    )
 
 
 def test_zero_upsampling_is_warned_of(fcn: Fcn, folder: Path) -> None:
