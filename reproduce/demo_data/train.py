@@ -10,7 +10,7 @@ of its middle carries that digit's class, one 6 pixels or more away from every d
 digit here", and those between are not shown. That is what a strip read every 4 pixels needs (Matan et al.
 1992 read strips with a net trained on single digits, and had to find the digits afterwards).
 
-The recursion is Adam in plain torch, seeded and on one thread; another version of torch may give other bits.
+The optimizer is AdamW in plain torch, seeded and on one thread; another version of torch may give other bits.
 """
 
 from __future__ import annotations
