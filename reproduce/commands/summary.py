@@ -15,7 +15,7 @@ from reproduce.commands.common import Size, fcn_command, json_option, print_json
 from reproduce.commands.net import form_options
 from reproduce.nets import CHANNELS, NETS, Form, make_net
 from surgery.deploy import deploy_net
-from surgery.shapes import SOURCES, Shape, declared_shapes
+from surgery.shapes import SOURCES, Shape, declared_shapes, needed_inputs
 from surgery.summary import Row, Summary, summarize
 
 HEADINGS = ("layer", "type", "output", "parameters", "multiply-adds", "activations", "field", "stride",
@@ -24,7 +24,9 @@ HEADINGS = ("layer", "type", "output", "parameters", "multiply-adds", "activatio
 
 @fcn_command("summary")
 @click.argument("net", metavar="NAME|PROTOTXT")
-@click.option("--size", type=Size(), default=None, help="Input size. [default: the net's own; 500x500 by NAME]")
+@click.option(
+    "--size", type=Size(), default=None, help="Input size. [default: the net's own; 500x500 by NAME]"
+)
 @form_options
 @json_option
 def command(
@@ -68,10 +70,18 @@ def _read(path: str, size: tuple[int, int] | None) -> NetParameter:
     net = filter_net(load_net(path), "TEST")
     shapes: dict[str, Shape] = {}
     for layer in net.layer if size else ():
-        for top, shape in zip(layer.top, declared_shapes(layer) if layer.type in SOURCES else (), strict=False):
+        for top, shape in zip(
+            layer.top, declared_shapes(layer) if layer.type in SOURCES else (), strict=False
+        ):
             if shape is None or len(shape) == 4:
                 shapes[top] = (*(shape[:2] if shape else (1, CHANNELS.get(top, 3))), *(size or ()))
-    return deploy_net(net, shapes)
+    try:
+        return deploy_net(net, shapes)
+    except NetError:
+        missing = ", ".join(needed_inputs(net))
+        if size or not missing:
+            raise
+        raise NetError(path, f"it does not say how large {missing} is", "HxW", "pass --size") from None
 
 
 def _table(found: Summary) -> list[str]:
