@@ -150,6 +150,10 @@ class Net(nn.Module):
             )
         return torch.stack(terms).sum()
 
+    def layer(self, name: str) -> Layer:
+        """The object that runs a layer, such as one whose state is to be reset."""
+        return next(step.layer for step in self._flow.steps if step.layer.name == name)
+
     def slot(self, layer: str, index: int) -> Slot:
         """What is known of one parameter blob, its owner's Parameter included."""
         return self._slots.layers[layer][index]

@@ -1,0 +1,475 @@
+"""Layers beyond the goldens: naive numpy oracles over many sizes, derivatives in float64, odd values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_weights.errors import NetError
+from caffe_weights.prototxt import parse_net
+from reproduce.layers import LAYERS
+from reproduce.layers.base import FLT_MAX, Layer
+from reproduce.net import Net
+from surgery.shapes import LAYER_RULES, LayerRule, data_types, known_types
+
+EXACT = 1e-12  # float64 against float64: rounding only
+
+SIZES = [(7, 7), (6, 9), (5, 4)]
+WINDOWS = [  # kernel, stride, pad
+    ((3, 3), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (1, 0)), ((3, 2), (3, 1), (2, 1)),
+    ((2, 2), (3, 3), (0, 0)), ((1, 1), (2, 2), (0, 0)), ((4, 4), (3, 3), (3, 3)), ((3, 3), (1, 1), (2, 2)),
+]  # fmt: skip
+
+
+def net_of(
+    kind: str, shapes: list[tuple[int, ...]], more: str = "", tops: int = 1, phase: str = "TEST"
+) -> Net:
+    """A net of one layer `l` with inputs a, b, ... and tops y0, y1, ...; in float64."""
+    names = "abcde"[: len(shapes)]
+    lines = []
+    for name, shape in zip(names, shapes, strict=True):
+        dims = " ".join(f"dim: {n}" for n in shape)
+        lines.append(
+            f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}'
+        )
+    ends = "".join(f' bottom: "{name}"' for name in names) + "".join(f' top: "y{i}"' for i in range(tops))
+    lines.append(f'layer {{ name: "l" type: "{kind}"{ends} {more} }}')
+    return Net(parse_net("\n".join(lines)), phase=phase, seed=4).double()
+
+
+def run(net: Net, *inputs: Tensor) -> list[Tensor]:
+    out = net(
+        keep=[top for top in net.blobs if top.startswith("y")], **dict(zip("abcde", inputs, strict=False))
+    )
+    return [out[name] for name in sorted(out) if name.startswith("y")]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(name: str, values: tuple[int, int]) -> str:
+    return f"{name}_h: {values[0]} {name}_w: {values[1]} "
+
+
+# ---- naive oracles ----
+
+
+def naive_pool(
+    x: np.ndarray,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    average: bool,
+    floor: bool,
+) -> np.ndarray:
+    """Pooling as the loops of `pooling_layer.cpp` say it."""
+    counts = []
+    for n, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True):
+        span = (n + 2 * p - k) / s
+        counts.append(int(np.floor(span) if floor else np.ceil(span)) + 1)
+    if any(pad):
+        counts = [
+            c - 1 if (c - 1) * s >= n + p else c
+            for c, n, s, p in zip(counts, x.shape[2:], stride, pad, strict=True)
+        ]
+    y = np.zeros((*x.shape[:2], *counts))
+    for i, j in itertools.product(*map(range, counts)):
+        lows = [i * stride[0] - pad[0], j * stride[1] - pad[1]]
+        highs = [min(lo + k, n + p) for lo, k, n, p in zip(lows, kernel, x.shape[2:], pad, strict=True)]
+        area = (highs[0] - lows[0]) * (highs[1] - lows[1])
+        window = x[
+            :, :, max(lows[0], 0) : min(highs[0], x.shape[2]), max(lows[1], 0) : min(highs[1], x.shape[3])
+        ]
+        if average:
+            with np.errstate(invalid="ignore"):
+                y[:, :, i, j] = np.float64(window.sum((2, 3))) / np.float64(area)
+        else:
+            y[:, :, i, j] = window.max((2, 3)) if window.size else -FLT_MAX
+    return y
+
+
+def naive_convolution(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    dilation: tuple[int, int],
+    group: int,
+) -> np.ndarray:
+    """A sum of products for each output position."""
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:], strict=True)]
+    out = [int((n + 2 * p - r) / s) + 1 for n, p, r, s in zip(x.shape[2:], pad, reach, stride, strict=True)]
+    room = [
+        max((o - 1) * s + r - n - p, p)
+        for o, s, r, n, p in zip(out, stride, reach, x.shape[2:], pad, strict=True)
+    ]
+    x = np.pad(x, ((0, 0), (0, 0), (pad[0], room[0]), (pad[1], room[1])))
+    y = np.zeros((x.shape[0], w.shape[0], *out))
+    per, inner = w.shape[0] // group, w.shape[1]
+    for o, i, j in itertools.product(range(w.shape[0]), *map(range, out)):
+        first = o // per * inner
+        window = x[
+            :,
+            first : first + inner,
+            i * stride[0] : i * stride[0] + reach[0] : dilation[0],
+            j * stride[1] : j * stride[1] + reach[1] : dilation[1],
+        ]
+        y[:, o, i, j] = (window * w[o]).sum((1, 2, 3)) + b[o]
+    return y
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("method", ["MAX", "AVE"])
+@pytest.mark.parametrize("rounding", ["CEIL", "FLOOR"])
+def test_pooling_is_caffe_s_loops(
+    size: tuple[int, int], window: tuple[tuple[int, int], ...], method: str, rounding: str
+) -> None:
+    kernel, stride, pad = window
+    fields = pair("kernel", kernel) + pair("stride", stride) + pair("pad", pad)
+    net = net_of(
+        "Pooling", [(2, 2, *size)], f"pooling_param {{ pool: {method} round_mode: {rounding} {fields} }}"
+    )
+    x = draw(2, 2, *size)
+    (got,) = run(net, x)
+    want = naive_pool(x.numpy(), kernel, stride, pad, method == "AVE", rounding == "FLOOR")
+    np.testing.assert_allclose(got.numpy(), want, rtol=EXACT, atol=EXACT)
+
+
+def test_max_pooling_never_lets_nan_or_minus_infinity_win() -> None:
+    x = draw(1, 1, 4, 6)
+    x[0, 0, 0, 0] = float("nan")
+    x[0, 0, 0:2, 2:4] = float("nan")
+    x[0, 0, 2:4, 0:2] = -float("inf")
+    x[0, 0, 3, 1] = 1.5
+    net = net_of("Pooling", [(1, 1, 4, 6)], "pooling_param { kernel_size: 2 stride: 2 }")
+    leaf = x.requires_grad_()
+    (got,) = run(net, leaf)
+    assert got[0, 0, 0, 0] == max(x[0, 0, 0, 1], x[0, 0, 1, 0], x[0, 0, 1, 1])
+    assert got[0, 0, 0, 1] == -FLT_MAX
+    assert got[0, 0, 1, 0] == 1.5
+    got.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad[0, 0, 0:2, 2:4].sum() == 0 and leaf.grad[0, 0, 3, 1] == 1
+    assert leaf.grad.sum() == 5
+
+
+def test_mask_of_an_empty_window_is_minus_one() -> None:
+    net = net_of("Pooling", [(1, 1, 2, 2)], "pooling_param { kernel_size: 1 stride: 2 }", tops=2)
+    x = torch.full((1, 1, 2, 2), float("nan"), dtype=torch.float64)
+    y, mask = run(net, x)
+    assert bool((y == -FLT_MAX).all()) and bool((mask == -1).all())
+
+
+def test_stochastic_pooling_draws_values_by_their_size() -> None:
+    x = torch.tensor([[[[1.0, 3.0], [0.0, 4.0]]]], dtype=torch.float64)
+    more = "pooling_param { pool: STOCHASTIC kernel_size: 2 }"
+    (mean,) = run(net_of("Pooling", [(1, 1, 2, 2)], more), x)
+    assert mean.item() == (1 + 9 + 16) / 8
+    net = net_of("Pooling", [(1, 1, 2, 2)], more, phase="TRAIN")
+    torch.manual_seed(0)
+    drawn = torch.stack([run(net, x)[0].reshape(()) for _ in range(1600)])
+    for value in (1.0, 3.0, 4.0):
+        share = float((drawn == value).double().mean())
+        assert abs(share - value / 8) < 0.05
+    assert bool((drawn != 0).all())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("pad", [(0, 0), (2, 1)])
+@pytest.mark.parametrize(("dilation", "group"), [((1, 1), 1), ((2, 1), 2), ((1, 1), 4)])
+def test_convolution_is_a_sum_of_products(
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    dilation: tuple[int, int],
+    group: int,
+) -> None:
+    fields = pair("kernel", (3, 2)) + pair("stride", stride) + pair("pad", pad)
+    fields += f"dilation: {dilation[0]} dilation: {dilation[1]} group: {group} num_output: 8"
+    fillers = 'weight_filler { type: "gaussian" } bias_filler { type: "gaussian" }'
+    net = net_of("Convolution", [(2, 4, *size)], f"convolution_param {{ {fields} {fillers} }}")
+    x = draw(2, 4, *size)
+    weight, bias = (p.detach().numpy() for p in net.params["l"])
+    want = naive_convolution(x.numpy(), weight, bias, stride, pad, dilation, group)
+    (got,) = run(net, x)
+    np.testing.assert_allclose(got.detach().numpy(), want, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("pad", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_deconvolution_is_the_transpose_of_convolution(
+    size: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int], group: int
+) -> None:
+    """<deconv(x), y> = <x, conv(y)> for the same weights, by the naive convolution."""
+    fields = (
+        pair("kernel", (3, 4)) + pair("stride", stride) + pair("pad", pad) + f"group: {group} num_output: 4"
+    )
+    more = f'convolution_param {{ {fields} bias_term: false weight_filler {{ type: "gaussian" }} }}'
+    net = net_of("Deconvolution", [(2, 8, *size)], more)
+    x = draw(2, 8, *size)
+    (up,) = run(net, x)
+    y = draw(*up.shape, seed=1)
+    weight = net.params["l"][0].detach().numpy()
+    down = naive_convolution(y.numpy(), weight, np.zeros(8), stride, pad, (1, 1), group)
+    assert down.shape == tuple(x.shape)
+    np.testing.assert_allclose(float((up.detach() * y).sum()), (x.numpy() * down).sum(), rtol=1e-10)
+
+
+def test_convolution_of_a_kernel_over_the_edge_has_one_output() -> None:
+    """Caffe's integer division cuts towards zero: 3 - 4 over stride 2 is 0, and so one output."""
+    more = "convolution_param { kernel_size: 4 stride: 2 num_output: 1 weight_filler { value: 1 } }"
+    x = draw(1, 2, 3, 3)
+    (got,) = run(net_of("Convolution", [(1, 2, 3, 3)], more), x)
+    assert got.shape == (1, 1, 1, 1)
+    torch.testing.assert_close(got.sum(), x.sum())
+
+
+def test_convolution_axis_leaves_leading_axes_alone() -> None:
+    more = 'convolution_param { axis: 2 kernel_size: 3 num_output: 5 weight_filler { type: "gaussian" } }'
+    x = draw(2, 3, 4, 6, 7)
+    net = net_of("Convolution", [(2, 3, 4, 6, 7)], more)
+    (got,) = run(net, x)
+    plain = net_of("Convolution", [(6, 4, 6, 7)], more.replace("axis: 2", "axis: 1"))
+    plain.load_state_dict(net.state_dict())
+    (flat,) = run(plain, x.reshape(6, 4, 6, 7))
+    assert torch.equal(got, flat.reshape(2, 3, 5, 4, 5))
+
+
+@pytest.mark.parametrize(("size", "alpha", "beta", "k"), [(3, 0.5, 0.75, 1.0), (5, 2.0, 0.4, 2.5)])
+def test_lrn_is_its_formula(size: int, alpha: float, beta: float, k: float) -> None:
+    x = draw(2, 7, 5, 6)
+    fields = f"local_size: {size} alpha: {alpha} beta: {beta} k: {k}"
+    square = np.pad(x.numpy() ** 2, ((0, 0), (size // 2, size // 2), (0, 0), (0, 0)))
+    total = sum(square[:, i : i + 7] for i in range(size))
+    (got,) = run(net_of("LRN", [(2, 7, 5, 6)], f"lrn_param {{ {fields} }}"), x)
+    beta32 = float(np.float32(beta))
+    want = x.numpy() * (k + alpha / size * total) ** -beta32
+    np.testing.assert_allclose(got.numpy(), want, rtol=EXACT)
+    half = size // 2
+    square = np.pad(x.numpy() ** 2, ((0, 0), (0, 0), (half, half), (half, half)))
+    total = sum(square[:, :, i : i + 5, j : j + 6] for i in range(size) for j in range(size))
+    (got,) = run(net_of("LRN", [(2, 7, 5, 6)], f"lrn_param {{ {fields} norm_region: WITHIN_CHANNEL }}"), x)
+    np.testing.assert_allclose(got.numpy(), x.numpy() * (1 + alpha / size**2 * total) ** -beta32, rtol=EXACT)
+
+
+# ---- derivatives ----
+
+IMAGE = (2, 4, 5, 6)
+FILL = 'weight_filler { type: "gaussian" } bias_filler { type: "gaussian" }'
+SMOOTH: dict[str, tuple[str, list[tuple[int, ...]], str]] = {  # type, bottoms that get a gradient, settings
+    "AbsVal": ("AbsVal", [(3, 4)], ""),
+    "BNLL": ("BNLL", [(3, 4)], ""),
+    "BatchNorm stored": ("BatchNorm", [IMAGE], ""),
+    "Bias": ("Bias", [IMAGE], 'bias_param { filler { type: "gaussian" } }'),
+    "Bias of two": ("Bias", [IMAGE, (4, 5)], ""),
+    "Clip": ("Clip", [(3, 4)], "clip_param { min: -0.5 max: 0.7 }"),
+    "Concat": ("Concat", [(2, 3), (2, 1)], ""),
+    "Convolution": (
+        "Convolution", [IMAGE], f"convolution_param {{ num_output: 2 kernel_size: 3 pad: 1 {FILL} }}"),
+    "Deconvolution": (
+        "Deconvolution", [IMAGE], f"convolution_param {{ num_output: 2 kernel_size: 4 stride: 2 {FILL} }}"),
+    "ELU": ("ELU", [(3, 4)], "elu_param { alpha: 0.5 }"),
+    "Eltwise MAX": ("Eltwise", [(3, 4)] * 3, "eltwise_param { operation: MAX }"),
+    "Eltwise PROD": ("Eltwise", [(3, 4)] * 3, "eltwise_param { operation: PROD }"),
+    "Eltwise SUM": ("Eltwise", [(3, 4)] * 2, "eltwise_param { coeff: 0.5 coeff: -2 }"),
+    "EuclideanLoss": ("EuclideanLoss", [(3, 4)] * 2, ""),
+    "Exp": ("Exp", [(3, 4)], "exp_param { base: 2 scale: 0.5 shift: 1 }"),
+    "Flatten": ("Flatten", [IMAGE], ""),
+    "Im2col": ("Im2col", [IMAGE], "convolution_param { kernel_size: 3 stride: 2 pad: 1 dilation: 2 }"),
+    "InnerProduct": ("InnerProduct", [IMAGE], f"inner_product_param {{ num_output: 3 {FILL} }}"),
+    "LRN": ("LRN", [IMAGE], "lrn_param { local_size: 3 }"),
+    "LRN within": ("LRN", [IMAGE], "lrn_param { local_size: 3 norm_region: WITHIN_CHANNEL }"),
+    "Log": ("Log", [(3, 4)], "log_param { scale: 0.1 shift: 2 }"),
+    "MVN without variance": ("MVN", [IMAGE], "mvn_param { normalize_variance: false }"),
+    "PReLU": ("PReLU", [IMAGE], ""),
+    "Pooling AVE": ("Pooling", [IMAGE], "pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }"),
+    "Pooling MAX": ("Pooling", [IMAGE], "pooling_param { kernel_size: 3 stride: 2 pad: 2 }"),
+    "Power": ("Power", [(3, 4)], "power_param { power: 3 scale: 0.5 shift: 2 }"),
+    "ReLU": ("ReLU", [(3, 4)], "relu_param { negative_slope: 0.1 }"),
+    "Reduction": ("Reduction", [IMAGE], "reduction_param { operation: SUMSQ axis: 1 coeff: 0.5 }"),
+    "Reshape": ("Reshape", [IMAGE], "reshape_param { shape { dim: 0 dim: -1 dim: 6 } }"),
+    "SPP": ("SPP", [IMAGE], "spp_param { pyramid_height: 2 }"),
+    "Scale": ("Scale", [IMAGE], 'scale_param { bias_term: true filler { type: "gaussian" } }'),
+    "Scale of two": ("Scale", [IMAGE, (2, 4)], "scale_param { axis: 0 }"),
+    "Sigmoid": ("Sigmoid", [(3, 4)], ""),
+    "Softmax": ("Softmax", [IMAGE], ""),
+    "Swish": ("Swish", [(3, 4)], "swish_param { beta: 1.5 }"),
+    "TanH": ("TanH", [(3, 4)], ""),
+    "Tile": ("Tile", [(2, 3)], "tile_param { tiles: 3 }"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SMOOTH)
+def test_gradients_are_derivatives(case: str) -> None:
+    """Of bottoms and parameters, by finite differences in float64."""
+    kind, shapes, more = SMOOTH[case]
+    net = net_of(kind, shapes, more)
+    if kind == "BatchNorm":
+        with torch.no_grad():
+            for blob, value in zip(net.params["l"], (0.3, 1.7, 0.9), strict=True):
+                blob.fill_(value)
+    bottoms = [draw(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+    parameters = [p for p in net.params.get("l", []) if p.requires_grad]
+    call: Callable[..., Tensor] = lambda *leaves: run(net, *leaves[: len(shapes)])[0]  # noqa: E731
+    assert torch.autograd.gradcheck(call, (*bottoms, *parameters))
+
+
+LABELLED: dict[str, tuple[str, tuple[int, ...], Tensor, str]] = {
+    "SoftmaxWithLoss": (
+        "SoftmaxWithLoss", (2, 3, 2, 2), torch.tensor([[[[0, 1], [2, 9]]], [[[1, 1], [0, 2]]]]),
+        "loss_param { ignore_label: 9 }"),
+    "MultinomialLogisticLoss": ("MultinomialLogisticLoss", (3, 4), torch.tensor([0, 3, 1]), ""),
+    "SigmoidCrossEntropyLoss": (
+        "SigmoidCrossEntropyLoss", (2, 3), torch.tensor([[0.0, 1, 0.5], [1, 0, 1]]), ""),
+    "HingeLoss": ("HingeLoss", (3, 4), torch.tensor([0, 3, 1]), "hinge_loss_param { norm: L2 }"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LABELLED)
+def test_gradients_of_losses_are_derivatives(case: str) -> None:
+    kind, shape, label, more = LABELLED[case]
+    net = net_of(kind, [shape, tuple(label.shape)], more)
+    x = draw(*shape)
+    if kind == "MultinomialLogisticLoss":
+        x = x.softmax(1)
+    assert torch.autograd.gradcheck(lambda leaf: run(net, leaf, label)[0], x.requires_grad_())
+
+
+def test_batch_statistics_have_the_right_derivative() -> None:
+    net = net_of("BatchNorm", [IMAGE], phase="TRAIN")
+    assert torch.autograd.gradcheck(lambda x: run(net, x)[0], draw(*IMAGE).requires_grad_())
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_recurrent_gradients_are_derivatives_through_time(kind: str) -> None:
+    more = f"recurrent_param {{ num_output: 3 {FILL} }}"
+    cont = torch.tensor([[0, 0], [1, 1], [1, 0], [1, 1]], dtype=torch.float64)
+    net = net_of(kind, [(4, 2, 5), (4, 2)], more)
+
+    def call(x: Tensor, *parameters: Tensor) -> Tensor:
+        return run(net, x, cont)[0]
+
+    leaves = [p for p in net.params["l"] if p.requires_grad]
+    assert torch.autograd.gradcheck(call, (draw(4, 2, 5).requires_grad_(), *leaves))
+
+
+# ---- state, randomness, odd values ----
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_recurrent_state_is_carried_and_can_be_reset(kind: str) -> None:
+    more = f"recurrent_param {{ num_output: 3 {FILL} }}"
+    whole, halves = (net_of(kind, [(4, 2, 5), (4, 2)], more) for _ in range(2))
+    x, cont = draw(4, 2, 5), torch.ones(4, 2, dtype=torch.float64)
+    (want,) = run(whole, x, cont)
+    got = torch.cat([run(halves, x[:2], cont[:2])[0], run(halves, x[2:], cont[2:])[0]])
+    torch.testing.assert_close(got, want)
+    layer = halves.layer("l")
+    assert hasattr(layer, "reset")
+    layer.reset()
+    torch.testing.assert_close(run(halves, x[:2], cont[:2])[0], want[:2])
+
+
+def test_batch_norm_sums_grow_with_every_pass_in_either_phase() -> None:
+    net = net_of(
+        "BatchNorm",
+        [(4, 2, 3, 3)],
+        "batch_norm_param { use_global_stats: false moving_average_fraction: 0.5 }",
+    )
+    x = draw(4, 2, 3, 3)
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=1)
+    with torch.no_grad():
+        run(net, x)
+        run(net, x)
+    for blob, want in zip(net.params["l"], (1.5 * mean, 1.5 * variance, torch.tensor([1.5])), strict=True):
+        torch.testing.assert_close(blob.detach(), want.double())
+
+
+def test_random_dummy_data_is_drawn_anew_from_pytorch_s_generator() -> None:
+    text = """layer { name: "d" type: "DummyData" top: "y"
+              dummy_data_param { shape { dim: 50 } data_filler { type: "uniform" min: 2 max: 3 } } }"""
+    net = Net(parse_net(text))
+    torch.manual_seed(1)
+    first, second = net()["y"], net()["y"]
+    torch.manual_seed(1)
+    assert torch.equal(net()["y"], first) and not torch.equal(first, second)
+    assert bool(((first >= 2) & (first < 3)).all())
+
+
+def test_loss_of_an_impossible_class_is_bounded_but_its_gradient_is_not() -> None:
+    """-log(FLT_MIN) = 87.3365 at most, while the gradient stays p - 1; both by hand."""
+    net = net_of("SoftmaxWithLoss", [(1, 2), (1,)])
+    x = torch.tensor([[0.0, 1000.0]], dtype=torch.float64, requires_grad=True)
+    (loss,) = run(net, x, torch.tensor([0]))
+    assert abs(loss.item() - 87.33654475) < 1e-6
+    loss.backward()
+    assert x.grad is not None and x.grad.tolist() == [[-1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("field", "divisor"),
+    [
+        ("", 5),
+        ("normalize: true", 5),
+        ("normalize: false", 2),
+        ("normalization: FULL", 8),
+        ("normalization: VALID", 5),
+        ("normalization: BATCH_SIZE", 2),
+        ("normalization: NONE", 1),
+        ("normalize: false normalization: FULL", 8),
+    ],
+)
+def test_softmax_loss_is_divided_as_asked(field: str, divisor: int) -> None:
+    label = torch.tensor([[[[0, 7], [2, 7]]], [[[1, 1], [7, 2]]]])
+    net = net_of("SoftmaxWithLoss", [(2, 3, 2, 2), (2, 1, 2, 2)], f"loss_param {{ ignore_label: 7 {field} }}")
+    x = draw(2, 3, 2, 2)
+    log = x.log_softmax(1).movedim(1, -1)[label[:, 0] != 7]
+    want = -log[torch.arange(5), label[label != 7]].sum() / divisor
+    torch.testing.assert_close(run(net, x, label)[0], want)
+
+
+def test_second_top_of_a_softmax_loss_is_the_probability() -> None:
+    net = net_of("SoftmaxWithLoss", [(3, 4), (3,)], "loss_weight: 1 loss_weight: 0", tops=2)
+    x = draw(3, 4)
+    torch.testing.assert_close(run(net, x, torch.tensor([0, 1, 2]))[1], x.softmax(1))
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "Accuracy", "HingeLoss", "MultinomialLogisticLoss"])
+@pytest.mark.parametrize("wrong", [-1, 4, 1e9])
+def test_label_out_of_range_is_an_error(kind: str, wrong: float) -> None:
+    with pytest.raises(NetError, match=r"layer l .*: value .* at index 1 .*; wanted 0 to 3"):
+        run(net_of(kind, [(2, 4), (2,)]), draw(2, 4), torch.tensor([0, wrong]))
+
+
+def test_index_out_of_range_is_an_error() -> None:
+    with pytest.raises(NetError, match="value 5 at index 0"):
+        run(net_of("Embed", [(2,)], "embed_param { num_output: 3 input_dim: 5 }"), torch.tensor([5, 0]))
+    with pytest.raises(NetError, match="value 3 at index 1"):
+        run(net_of("BatchReindex", [(3, 2), (2,)]), draw(3, 2), torch.tensor([0, 3]))
+
+
+def test_every_layer_of_caffe_runs_or_is_an_input() -> None:
+    missing = known_types() - set(LAYERS) - data_types() - {"Input"}
+    assert missing == {"HDF5Output"}  # writes a file; comes with the data layers
+
+
+def test_a_layer_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Negate(Layer):
+        def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+            return [-bottoms[0]]
+
+    monkeypatch.setitem(LAYERS, "Negate", Negate)
+    monkeypatch.setitem(LAYER_RULES, "Negate", LayerRule(lambda layer, bottoms: (bottoms, ())))
+    x = draw(2, 3)
+    assert torch.equal(run(net_of("Negate", [(2, 3)]), x)[0], -x)
