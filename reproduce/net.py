@@ -273,7 +273,7 @@ class Net(nn.Module):
             where,
             f"{dims(found)} needs {slot.key} of {dims(needed)}",
             f"what fits the net's {slot.key} of {dims(slot.shape)}",
-            "check the channels and size",
+            "give the size it was made for, or cut a classifier (convert-weights --convolutional)",
         )
 
     def _run(self, run: Run, values: dict[int, Tensor], in_place: bool) -> None:

@@ -127,7 +127,7 @@ class Slots:
                 weights.source or "weights",
                 f"no blobs for {_some(absent)}",
                 f"blobs for all {len(self.layers)} layers with parameters",
-                "give the weights of this net, or strict=False to fill what is missing",
+                "give the weights of this net (strict=False in Python fills what is missing)",
             )
         loaded = [self._load_layer(name, weights) for name in self.layers if name in weights]
         got = {id(slot.owner or slot) for slots in loaded for slot in slots}

@@ -1,7 +1,7 @@
 """The table from Caffe's layer types to the classes that run them.
 
 A type of your own is a subclass of `Layer` entered here, `LAYERS["Mine"] = Mine`, and the rule for its shapes
-entered into `surgery.shapes.LAYER_RULES`, where the types of Caffe that keep their bottom's shape are examples.
+entered into `surgery.shapes.LAYER_RULES`.
 """
 
 from __future__ import annotations
