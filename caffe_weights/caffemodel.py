@@ -225,7 +225,7 @@ def _natural(array: np.ndarray, kind: str, index: int) -> np.ndarray:
     return array.reshape(array.shape[drop:]) if all(size == 1 for size in array.shape[:drop]) else array
 
 
-class _Encoded(NamedTuple):
+class EncodedBlob(NamedTuple):
     """A blob as a field of its layer: `head`, then the values, then `tail`."""
 
     head: bytes
@@ -236,18 +236,22 @@ class _Encoded(NamedTuple):
     def size(self) -> int:
         return len(self.head) + self.array.nbytes + len(self.tail)
 
+    def write(self, out: IO[bytes]) -> None:
+        """Append all of it to the unbuffered file `out`."""
+        out.write(self.head)
+        write_array(self.array, out)
+        out.write(self.tail)
+
 
 def _write_layer(message: Message, blobs: Sequence[np.ndarray], out: IO[bytes]) -> None:
     """Write one layer: its settings with the blobs between them, where their field number belongs."""
     tag = wire.encode_tag(100 if isinstance(message, LayerParameter) else 2, wire.LEN)
-    encoded = [_encode_blob(array, _blob_field(message)) for array in blobs]
+    encoded = [encode_blob(array, _blob_field(message)) for array in blobs]
     before, after = _around_blobs(message, sum(blob.size for blob in encoded))
     total = len(before) + sum(blob.size for blob in encoded) + len(after)
     out.write(tag + wire.encode_varint(total) + before)
     for blob in encoded:
-        out.write(blob.head)
-        write_array(blob.array, out)
-        out.write(blob.tail)
+        blob.write(out)
     out.write(after)
 
 
@@ -257,7 +261,7 @@ def _blob_field(message: Message) -> int:
     return 50 if message.HasField("layer") else 6
 
 
-def _encode_blob(array: np.ndarray, number: int) -> _Encoded:
+def encode_blob(array: np.ndarray, number: int) -> EncodedBlob:
     """A BlobProto of today's form around the values: data (5), shape (7), double_data (8)."""
     payload = DOUBLE_DATA if array.dtype == np.float64 else DATA
     values = wire.encode_tag(payload, wire.LEN) + wire.encode_varint(array.nbytes) if array.size else b""
@@ -266,7 +270,7 @@ def _encode_blob(array: np.ndarray, number: int) -> _Encoded:
     shape = declared.SerializeToString()
     head, tail = (shape + values, b"") if payload == DOUBLE_DATA else (values, shape)
     size = len(head) + array.nbytes + len(tail)
-    return _Encoded(wire.encode_tag(number, wire.LEN) + wire.encode_varint(size) + head, array, tail)
+    return EncodedBlob(wire.encode_tag(number, wire.LEN) + wire.encode_varint(size) + head, array, tail)
 
 
 def _around_blobs(message: Message, blobs_size: int) -> tuple[bytes, bytes]:

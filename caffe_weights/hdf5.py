@@ -41,7 +41,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
                 raise FormatError(where, "no group /data", "an HDF5 model of Caffe")
             budget = [len(mapped) + MOST_INFLATED_BYTES]
             return {
-                name: _blobs(group, f"{where}: layer {name!r}", mapped, budget)
+                name: read_blobs(group, f"{where}: layer {name!r}", mapped, budget)
                 for name, group in _layer_groups(file["data"], "", where, 0)
             }
     except (OSError, KeyError, RuntimeError, ValueError) as error:
@@ -87,7 +87,8 @@ def _layer_groups(
         yield from _layer_groups(child, f"{prefix}{key}/", where, depth + 1)
 
 
-def _blobs(group: h5py.Group, where: str, mapped: MappedFile, budget: list[int]) -> list[np.ndarray]:
+def read_blobs(group: h5py.Group, where: str, mapped: MappedFile, budget: list[int]) -> list[np.ndarray]:
+    """The datasets 0, 1, 2, ... of a group, missing ones as ABSENT; `budget[0]` bytes may be inflated."""
     keys = {key for key in group if group.get(key, getclass=True) is h5py.Dataset}
     indices = {int(key) for key in keys if key.isascii() and key.isdigit() and len(key) < 4}
     if {str(i) for i in indices} != keys:
