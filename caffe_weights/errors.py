@@ -7,6 +7,10 @@ our own are assertions or ordinary Python exceptions and keep their traceback.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -45,3 +49,15 @@ class NetError(InputError):
 
 class WeightsError(InputError):
     """Weights do not fit the net: a missing blob, another count, another shape."""
+
+
+@contextmanager
+def in_net(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Put the file of a net in front of errors that name only a layer, a blob or an input of it."""
+    try:
+        yield
+    except (NetError, UpgradeError) as error:
+        if path is None or error.where.startswith(os.fspath(path)):
+            raise
+        where = f"{os.fspath(path)}: {error.where}" if error.where else os.fspath(path)
+        raise type(error)(where, error.found, error.wanted, error.do) from None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from caffe_weights.caffe_pb2 import NetParameter
-from caffe_weights.errors import FileError, InputError, NetError, WeightsError
+from caffe_weights.errors import FileError, InputError, NetError, WeightsError, in_net
 from caffe_weights.export import EXTENSIONS, format_of, read_weights, write_weights
 from caffe_weights.files import replace_file
 from caffe_weights.filtering import filter_net
@@ -88,13 +88,14 @@ def convert(
         out_net = out_net or default_out_net(out)
     _check_paths(source, out, net_path, out_net, force)
     weights = read_weights(source)
-    net = _definition(weights, net_path, input_shape, convolutional)
     report = ConversionReport(source, out, out_net, format_of(source), format_to, 0, 0, 0)
     report.notes += weights.notes
-    if convolutional:
-        net, weights = _cut(net, weights, net_path, report)
-    elif net_path is not None:
-        weights = _fit(net, weights, report)
+    with in_net(net_path or source):
+        net = _definition(weights, net_path, input_shape, convolutional)
+        if convolutional:
+            net, weights = _cut(net, weights, net_path, report)
+        elif net_path is not None:
+            weights = _fit(net, weights, report)
     report.layers, report.parameter_count = len(weights), weights.count()
     report.warnings += _zero_upsampling(net, weights)
     written = net if net_path is not None or convolutional else None

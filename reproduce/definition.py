@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffe_weights.caffe_pb2 import NetParameter
-from caffe_weights.errors import FormatError, InputError, NetError
+from caffe_weights.errors import FormatError, InputError, NetError, in_net
 from caffe_weights.files import PathLike, open_input
 from caffe_weights.filtering import filter_net
 from caffe_weights.upgrade import load_net
@@ -43,18 +43,26 @@ class Definition:
 
 def load_definition(path: PathLike, given: Iterable[str] = (), phase: str = "TEST") -> Definition:
     """Read a prototxt in today's form for a phase; whole where all its inputs are among `given`."""
-    net = filter_net(load_net(path), phase)
-    inputs = input_shapes(net)
-    if set(inputs) <= set(given):
-        return Definition(net, os.fspath(path), phase, inputs, True, _tops(net))
+    with in_net(path):
+        net = filter_net(load_net(path), phase)
+        inputs = input_shapes(net)
+        if set(inputs) <= set(given):
+            return Definition(net, os.fspath(path), phase, inputs, True, _tops(net))
+        form, inputs = _deploy_form(net, inputs)
+    return Definition(net, os.fspath(path), phase, inputs, False, _tops(form))
+
+
+def _deploy_form(
+    net: NetParameter, inputs: dict[str, Shape | None]
+) -> tuple[NetParameter, dict[str, Shape | None]]:
+    """What is left without data and loss layers, and its inputs, with shapes where the net tells them."""
     try:
         form = deploy_net(net)
-        inputs = input_shapes(form)
+        return form, input_shapes(form)
     except NetError:  # a data layer that does not tell its shape
         unknown = [name for name, shape in inputs.items() if shape is None]
         form = deploy_net(net, dict.fromkeys(unknown, (1, 3, *UNSEEN_SIZE)))
-        inputs = {name: None if name in unknown else shape for name, shape in input_shapes(form).items()}
-    return Definition(net, os.fspath(path), phase, inputs, False, _tops(form))
+        return form, {name: None if name in unknown else shape for name, shape in input_shapes(form).items()}
 
 
 def input_shapes(net: NetParameter) -> dict[str, Shape | None]:

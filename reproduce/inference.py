@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from caffe_weights.errors import InputError, NetError
+from caffe_weights.errors import InputError, NetError, in_net
 from caffe_weights.export import read_weights
 from caffe_weights.files import PathLike
 from reproduce.definition import (
@@ -42,11 +42,13 @@ class PictureNet:
 def build(
     definition: Definition, weights_path: PathLike, shapes: Mapping[str, Shape], crop: str, device: str
 ) -> Net:
-    """The net with its weights on `device`; `shapes` are those of all `definition.inputs`."""
+    """The net with its weights on `device`; `shapes` serve the inputs whose shape the definition leaves open."""
     place = pick_device(device)
-    net = definition.net if definition.whole else deploy_net(definition.net, shapes)
+    shapes = {name: declared or shapes[name] for name, declared in definition.inputs.items()}
     weights = read_weights(weights_path)
-    return Net(net, weights, phase=definition.phase, input_shapes=shapes, crop=crop).to(place)
+    with in_net(definition.path):
+        net = definition.net if definition.whole else deploy_net(definition.net, shapes)
+        return Net(net, weights, phase=definition.phase, input_shapes=shapes, crop=crop).to(place)
 
 
 def picture_net(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from caffe_weights.errors import InputError
+from caffe_weights.errors import InputError, in_net
 from caffe_weights.files import replace_file
 from caffe_weights.zipped import write_npz
 from reproduce.commands.common import (
@@ -80,7 +80,8 @@ def command(
 
             net = build(definition, weights, {name: a.shape for name, a in arrays.items()}, crop, device)
             start = time.perf_counter()
-            results = forward(net, arrays, blobs)
+            with in_net(prototxt):
+                results = forward(net, arrays, blobs)
             seconds = time.perf_counter() - start
             with open(temporary, "wb", buffering=0) as stream:
                 write_npz(results, stream)

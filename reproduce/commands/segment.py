@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from caffe_weights.errors import FileError, InputError
+from caffe_weights.errors import FileError, InputError, in_net
 from reproduce.commands.common import (
     crop_option,
     device_option,
@@ -78,7 +78,6 @@ def command(
     names = read_labels(labels)
     picture = picture_net(net_path, weights_path, device, crop, blob, "score", color, size)
     preprocess = make_preprocess(picture.channels, mean, scale, color, size, VOC_MEAN_BGR)
-    make_folder(Path(out))
     notes: list[str] = []
     rows = []
     with progress("segmenting", len(images)) as step:
@@ -88,10 +87,12 @@ def command(
             shown = _resized(image, size)
             note = mean_note(preprocess.mean, shown.shape[:2])
             notes += [note] if note and note not in notes else []
-            found, classes = segment(picture.net, picture.input, picture.output, image, preprocess)
+            with in_net(net_path):
+                found, classes = segment(picture.net, picture.input, picture.output, image, preprocess)
             if labels and len(names) < classes:
                 raise InputError(labels, f"{len(names)} names", f"{classes}, one for each class")
             known = names or (VOC_CLASSES if classes == len(VOC_CLASSES) else ())
+            make_folder(Path(out))
             write_label_png(found, label_path, force)
             if overlay_path is not None:
                 background = 0 if not names or names[0].lower() == "background" else None
