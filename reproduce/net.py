@@ -183,10 +183,10 @@ class Net(nn.Module):
         plan = self._flow.plan(given or self.inputs, ())
         return self._infer(plan, given)
 
-    def forward(self, *, keep: Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
+    def forward(self, *, keep: str | Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
         """Run the net; the class says how."""
         given = {name: self._input(name, value) for name, value in inputs.items()}
-        plan = self._plan(given, tuple(keep))
+        plan = self._plan(given, (keep,) if isinstance(keep, str) else tuple(keep))
         exporting = torch.compiler.is_compiling()
         if not exporting:
             self._check(plan, {name: tuple(x.shape) for name, x in given.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from layer_nets import FILL, draw, net_of, run
 from torch import Tensor
 
+from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
 from caffe_weights.prototxt import parse_net
 from reproduce.layers import LAYERS
@@ -323,6 +325,18 @@ def test_index_out_of_range_is_an_error() -> None:
         run(net_of("Embed", [(2,)], "embed_param { num_output: 3 input_dim: 5 }"), torch.tensor([5, 0]))
     with pytest.raises(NetError, match="value 3 at index 1"):
         run(net_of("BatchReindex", [(3, 2), (2,)]), draw(3, 2), torch.tensor([0, 3]))
+
+
+def test_infogain_matrix_of_another_size_is_an_error(tmp_path: Path) -> None:
+    blob = caffe_pb2.BlobProto(data=[1.0] * 9)
+    blob.shape.dim.extend([1, 1, 3, 3])
+    (tmp_path / "h.binaryproto").write_bytes(blob.SerializeToString())
+    more = f'infogain_loss_param {{ source: "{tmp_path / "h.binaryproto"}" }}'
+    x, label = draw(2, 3), torch.tensor([0, 2])
+    (loss,) = run(net_of("InfogainLoss", [(2, 3), (2,)], more), x, label)
+    torch.testing.assert_close(loss, -x.log_softmax(1).sum() / 2)
+    with pytest.raises(NetError, match=r"h.binaryproto: 9 values; wanted 16, one for each pair of 4 classes"):
+        run(net_of("InfogainLoss", [(2, 4), (2,)], more), draw(2, 4), label)
 
 
 def test_every_layer_of_caffe_runs_or_is_an_input() -> None:

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from caffe_weights import caffe_pb2
+from caffe_weights.errors import NetError
+from caffe_weights.mean import read_mean
 from reproduce.layers.base import FLT_MIN, Definition, Layer, checked_indices, positive_axis, split_shape
 
 LOG_THRESHOLD = 1e-20
@@ -98,21 +100,26 @@ class InfogainLoss(_Labelled):
         target = checked_indices(self.where(), label, classes, self.ignore).reshape(outer, inner)
         log_prob = nnf.log_softmax(x.reshape(outer, classes, inner), 1)
         valid = torch.ones_like(target) if self.ignore is None else (target != self.ignore).long()
-        gain = self.gain(bottoms, x).reshape(classes, classes)[target * valid]  # (outer, inner, classes)
+        gain = self.gain(bottoms, classes)[target * valid]  # (outer, inner, classes)
         cost = -bounded(log_prob, math.log(LOG_THRESHOLD), math.inf) * gain.transpose(1, 2)
         loss = (cost.sum(1) * valid).sum() / self.normaliser(outer, outer * inner, valid)
         prob = [log_prob.detach().exp().reshape(x.shape)] if len(self.definition.top) > 1 else []
         return [loss, *prob]
 
-    def gain(self, bottoms: list[Tensor], like: Tensor) -> Tensor:
-        """The matrix, read from `source` once if it is no bottom."""
+    def gain(self, bottoms: list[Tensor], classes: int) -> Tensor:
+        """H, (classes, classes), a bottom or read from `source` once."""
         if len(bottoms) > 2:
-            return bottoms[2].detach()
+            return bottoms[2].detach().reshape(classes, classes)
         if self.matrix is None:
-            from caffe_weights.mean import read_mean
-
             self.matrix = torch.tensor(read_mean(self.source))
-        return self.matrix.to(like)
+        if self.matrix.numel() != classes**2:
+            raise NetError(
+                f"{self.where()}: {self.source}",
+                f"{self.matrix.numel()} values",
+                f"{classes**2}, one for each pair of {classes} classes",
+                "correct source",
+            )
+        return self.matrix.to(bottoms[0]).reshape(classes, classes)
 
 
 class MultinomialLogisticLoss(_Labelled):
