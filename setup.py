@@ -1,4 +1,4 @@
-"""Packaging: three top-level packages, listed by name, since `tests` and `benchmarks` must never be installed."""
+"""Packaging: three packages listed by name, since tests and benchmarks must never be installed."""
 
 from setuptools import setup
 
@@ -15,8 +15,15 @@ TEST = [
 ]
 
 setup(
-    packages=["caffe_weights", "surgery", "reproduce", "reproduce.commands", "reproduce.demo_data",
-              "reproduce.layers", "reproduce.nets"],
+    packages=[
+        "caffe_weights",
+        "surgery",
+        "reproduce",
+        "reproduce.commands",
+        "reproduce.demo_data",
+        "reproduce.layers",
+        "reproduce.nets",
+    ],
     package_data={
         "caffe_weights": ["caffe.proto", "*.pyi", "py.typed"],
         "surgery": ["py.typed"],

@@ -36,8 +36,11 @@ def concat(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     rest = _without(bottoms[0], axis)
     for i, shape in enumerate(bottoms):
         if len(shape) != len(bottoms[0]) or _without(shape, axis) != rest:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
-                       f"the sizes of bottom 0 ({dims(bottoms[0])}) in all axes but {axis}")
+            raise fail(
+                layer,
+                f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
+                f"the sizes of bottom 0 ({dims(bottoms[0])}) in all axes but {axis}",
+            )
     return (_with(bottoms[0], axis, sum(shape[axis] for shape in bottoms)),), ()
 
 
@@ -48,8 +51,12 @@ def slices(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     size, points = shape[axis], list(layer.slice_param.slice_point)
     if not points:
         if size % tops:
-            raise fail(layer, f"axis {axis} of {dims(shape)} does not divide into {tops} tops",
-                       f"a size that {tops} divides", "set slice_point")
+            raise fail(
+                layer,
+                f"axis {axis} of {dims(shape)} does not divide into {tops} tops",
+                f"a size that {tops} divides",
+                "set slice_point",
+            )
         return (_with(shape, axis, size // tops),) * tops, ()
     if len(points) != tops - 1:
         raise fail(layer, f"{len(points)} values of slice_point for {tops} tops", f"{tops - 1}")
@@ -69,11 +76,14 @@ def crop(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     for i, offset in enumerate(offsets, start=axis):
         if offset + like[i] > shape[i]:
             room = shape[i] - like[i]
-            raise fail(layer, f"offset {offset} in axis {i}: bottom 0 ({layer.bottom[0]}) has {shape[i]}, "
-                       f"bottom 1 ({layer.bottom[1]}) has {like[i]}", f"an offset of at most {room}"
-                       if room >= 0 else f"at least {like[i] + offset} in bottom 0",
-                       "change offset or the padding before")
-    return ((*shape[:axis], *like[axis:len(shape)]),), ()
+            raise fail(
+                layer,
+                f"offset {offset} in axis {i}: bottom 0 ({layer.bottom[0]}) has {shape[i]}, "
+                f"bottom 1 ({layer.bottom[1]}) has {like[i]}",
+                f"an offset of at most {room}" if room >= 0 else f"at least {like[i] + offset} in bottom 0",
+                "change offset or the padding before",
+            )
+    return ((*shape[:axis], *like[axis : len(shape)]),), ()
 
 
 def file_offsets(layer: Layer, axes: int) -> Shape:
@@ -93,18 +103,30 @@ def reshape(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
         raise fail(layer, f"axis {p.axis} on {dims(shape)}", f"{-len(shape) - 1} to {len(shape)}", "set axis")
     stop = len(shape) if p.num_axes == -1 else start + p.num_axes
     if p.num_axes < -1 or stop > len(shape):
-        raise fail(layer, f"num_axes {p.num_axes} from axis {start} of {dims(shape)}",
-                   f"0 to {len(shape) - start}, or -1 for all", "set num_axes")
+        raise fail(
+            layer,
+            f"num_axes {p.num_axes} from axis {start} of {dims(shape)}",
+            f"0 to {len(shape) - start}, or -1 for all",
+            "set num_axes",
+        )
     top = [*shape[:start], *_new_sizes(layer, shape, start), *shape[stop:]]
     if -1 in top:
         others = -prod(top)
         if others < 1 or prod(shape) % others:
-            raise fail(layer, f"shape {_list(p.shape.dim)} leaves no whole size for -1 in {dims(shape)}",
-                       f"sizes whose product ({others}) divides {prod(shape)}", "change shape")
+            raise fail(
+                layer,
+                f"shape {_list(p.shape.dim)} leaves no whole size for -1 in {dims(shape)}",
+                f"sizes whose product ({others}) divides {prod(shape)}",
+                "change shape",
+            )
         top[top.index(-1)] = prod(shape) // others
     if prod(top) != prod(shape):
-        raise fail(layer, f"shape {_list(p.shape.dim)} makes {dims(tuple(top))} of {dims(shape)}",
-                   f"{prod(shape)} values, not {prod(top)}", "change shape")
+        raise fail(
+            layer,
+            f"shape {_list(p.shape.dim)} makes {dims(tuple(top))} of {dims(shape)}",
+            f"{prod(shape)} values, not {prod(top)}",
+            "change shape",
+        )
     return (tuple(top),), ()
 
 
@@ -115,8 +137,12 @@ def flatten(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     start = find_axis(layer, "axis", p.axis, len(shape))
     stop = find_axis(layer, "end_axis", p.end_axis, len(shape)) + 1
     if start > stop:
-        raise fail(layer, f"end_axis {p.end_axis} lies before axis {p.axis} of {dims(shape)}",
-                   f"{start} or more", "set end_axis")
+        raise fail(
+            layer,
+            f"end_axis {p.end_axis} lies before axis {p.axis} of {dims(shape)}",
+            f"{start} or more",
+            "set end_axis",
+        )
     return ((*shape[:start], prod(shape[start:stop]), *shape[stop:]),), ()
 
 
@@ -166,8 +192,11 @@ def filter_items(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
         raise fail(layer, f"the selector ({layer.bottom[-1]}) is {dims(selector)}", "one value an item")
     for i, shape in enumerate(items):
         if shape[:1] != selector[:1]:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
-                       f"{selector[0]} items as the selector ({layer.bottom[-1]})")
+            raise fail(
+                layer,
+                f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
+                f"{selector[0]} items as the selector ({layer.bottom[-1]})",
+            )
     return tuple(items), ()
 
 
@@ -188,8 +217,12 @@ def _new_sizes(layer: Layer, shape: Shape, start: int) -> list[int]:
     for i, size in enumerate(sizes):
         if size == 0:
             if start + i >= len(shape):
-                raise fail(layer, f"shape {_list(sizes)} copies axis {start + i} of {dims(shape)}",
-                           f"axes 0 to {len(shape) - 1}", "give the size instead of 0")
+                raise fail(
+                    layer,
+                    f"shape {_list(sizes)} copies axis {start + i} of {dims(shape)}",
+                    f"axes 0 to {len(shape) - 1}",
+                    "give the size instead of 0",
+                )
             sizes[i] = shape[start + i]
     return sizes
 
@@ -200,11 +233,11 @@ def _not_in_place(layer: Layer) -> None:
 
 
 def _with(shape: Shape, axis: int, size: int) -> Shape:
-    return (*shape[:axis], size, *shape[axis + 1:])
+    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
 def _without(shape: Shape, axis: int) -> Shape:
-    return (*shape[:axis], *shape[axis + 1:])
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def _list(values: object) -> str:

@@ -106,8 +106,12 @@ def align_nodes(graph: Graph, a: Node, b: Node) -> Alignment:
     name_a, name_b = graph.name(a), graph.name(b)
     if not common:
         stops = [str(e) for e in graph.stops(a) + graph.stops(b)]
-        raise NetError(f"blobs {name_a} and {name_b}", "no common ancestor by coordinate maps",
-                       "two blobs that come from one", "; ".join(dict.fromkeys(stops)))
+        raise NetError(
+            f"blobs {name_a} and {name_b}",
+            "no common ancestor by coordinate maps",
+            "two blobs that come from one",
+            "; ".join(dict.fromkeys(stops)),
+        )
     node = max(common)
     to_a, to_b = graph.agreed(from_a, node), graph.agreed(from_b, node)
     return Alignment(name_a, name_b, graph.name(node), node, to_a, to_b)
@@ -120,8 +124,12 @@ def crop_offset(net: Net, top_a: str, top_b: str) -> int:
     """
     offsets = crop_offsets(net, top_a, top_b)
     if len(offsets) > 1:
-        raise NetError(f"blobs {top_a} and {top_b}", f"offsets {', '.join(map(str, offsets))}",
-                       "one for all axes", "use crop_offsets")
+        raise NetError(
+            f"blobs {top_a} and {top_b}",
+            f"offsets {', '.join(map(str, offsets))}",
+            "one for all axes",
+            "use crop_offsets",
+        )
     return offsets[0]
 
 
@@ -138,16 +146,29 @@ def offsets_of(alignment: Alignment) -> tuple[int, ...]:
     m = alignment.a_to_b
     where = f"crop of {alignment.a} to {alignment.b}"
     if any(a != 1 for a in m.scale):
-        raise NetError(where, f"a pixel of {alignment.a} spans {show_all(m.scale)} of {alignment.b}",
-                       "a scale of 1", "correct the strides of the up-sampling")
+        raise NetError(
+            where,
+            f"a pixel of {alignment.a} spans {show_all(m.scale)} of {alignment.b}",
+            "a scale of 1",
+            "correct the strides of the up-sampling",
+        )
     offsets = [-b for b in m.shift]
     if any(b < 0 for b in offsets):
-        raise NetError(where, f"the offset is {show_all(offsets)}: {alignment.b} begins before {alignment.a}",
-                       "at least 0", "pad more before the first convolution")
+        raise NetError(
+            where,
+            f"the offset is {show_all(offsets)}: {alignment.b} begins before {alignment.a}",
+            "at least 0",
+            "pad more before the first convolution",
+        )
     if any(b.denominator != 1 for b in offsets):
-        raise NetError(where, f"the offset is {show_all(offsets)}, between two pixels", "a whole number",
-                       "use an odd kernel in the up-sampling where it is even, or an even one where it is odd"
-                       if any(b.denominator == 2 for b in offsets) else "change kernels and pads on the way")
+        raise NetError(
+            where,
+            f"the offset is {show_all(offsets)}, between two pixels",
+            "a whole number",
+            "use an odd kernel in the up-sampling where it is even, or an even one where it is odd"
+            if any(b.denominator == 2 for b in offsets)
+            else "change kernels and pads on the way",
+        )
     return tuple(int(b) for b in offsets)
 
 
@@ -187,13 +208,18 @@ def receptive_field(net: Net, blob: str, input_blob: str | None = None) -> Recep
     maps = graph.ancestors(node)
     inputs = _inputs(graph, maps, input_blob)
     if not inputs:
-        raise NetError(f"blob {blob}", f"not on the grid of {input_blob or 'an input'}",
-                       "a blob computed from it", "; ".join(map(str, graph.stops(node))))
+        raise NetError(
+            f"blob {blob}",
+            f"not on the grid of {input_blob or 'an input'}",
+            "a blob computed from it",
+            "; ".join(map(str, graph.stops(node))),
+        )
     scale = inverse(graph.agreed(maps, inputs[0])).scale
     spans = [_largest_span(graph, node, inputs[0], axis) for axis in (0, 1)]
     (first_h, size_h), (first_w, size_w) = spans
-    return ReceptiveField(blob, graph.name(inputs[0]), (size_h, size_w), (scale[0], scale[-1]),
-                          (first_h, first_w))
+    return ReceptiveField(
+        blob, graph.name(inputs[0]), (size_h, size_w), (scale[0], scale[-1]), (first_h, first_w)
+    )
 
 
 def _inputs(graph: Graph, ancestors: Iterable[Node], input_blob: str | None) -> list[Node]:

@@ -20,8 +20,15 @@ Net = caffe_pb2.NetParameter
 
 # Layers that end a path in training, with the number of leading bottoms that are the net's own answers.
 TRAINING_ENDS = {
-    "Accuracy": 1, "ContrastiveLoss": 2, "EuclideanLoss": 1, "HDF5Output": 0, "HingeLoss": 1,
-    "InfogainLoss": 1, "MultinomialLogisticLoss": 1, "SigmoidCrossEntropyLoss": 1, "Silence": 0,
+    "Accuracy": 1,
+    "ContrastiveLoss": 2,
+    "EuclideanLoss": 1,
+    "HDF5Output": 0,
+    "HingeLoss": 1,
+    "InfogainLoss": 1,
+    "MultinomialLogisticLoss": 1,
+    "SigmoidCrossEntropyLoss": 1,
+    "Silence": 0,
     "SoftmaxWithLoss": 1,
 }
 
@@ -47,8 +54,12 @@ def deploy_net(
     graph = Graph(work)
     result = subnet(work, _answers(graph), input_shapes)
     if all(layer.type == "Input" for layer in result.layer):
-        raise NetError("net", "no layer leads to an output", "a layer that is not only for training",
-                       "keep the net as it is")
+        raise NetError(
+            "net",
+            "no layer leads to an output",
+            "a layer that is not only for training",
+            "keep the net as it is",
+        )
     return result
 
 
@@ -97,7 +108,7 @@ def _answers(graph: Graph) -> list[Node]:
             read.update(bottoms)
             continue
         layer = graph.layers[index]
-        judged.update(bottoms[:TRAINING_ENDS.get(layer.type, 0)])
+        judged.update(bottoms[: TRAINING_ENDS.get(layer.type, 0)])
         read.update(set(bottoms) - judged)
     answers = []
     for index, layer in enumerate(graph.layers):
@@ -140,8 +151,9 @@ def _item_shape(layer: Layer, top: str) -> Shape:
     t = layer.transform_param
     size = t.crop_size or layer.data_param.crop_size or layer.image_data_param.crop_size
     size = size or layer.window_data_param.crop_size
-    height, width = (size, size) if size else (
-        layer.image_data_param.new_height, layer.image_data_param.new_width)
+    height, width = (
+        (size, size) if size else (layer.image_data_param.new_height, layer.image_data_param.new_width)
+    )
     colours = 3 if t.force_color or layer.type == "WindowData" else 1 if t.force_gray else 0
     if layer.type == "ImageData":
         colours = colours or (3 if layer.image_data_param.is_color else 1)
@@ -150,8 +162,12 @@ def _item_shape(layer: Layer, top: str) -> Shape:
         return (1, channels, height, width)
     hint = f"{channels or 'C'},{height or 'H'},{width or 'W'}"
     found = f" beyond {'x'.join(hint.split(','))}" if channels or height else ""
-    raise fail(layer, f"the shape of its blob {top} is not known{found}", "1xCxHxW",
-               f"pass input_shapes={{{top!r}: ...}} or --input-shape {hint}")
+    raise fail(
+        layer,
+        f"the shape of its blob {top} is not known{found}",
+        "1xCxHxW",
+        f"pass input_shapes={{{top!r}: ...}} or --input-shape {hint}",
+    )
 
 
 def _name_inputs(result: Net) -> None:
@@ -173,12 +189,17 @@ def _free_name(name: str, taken: set[str]) -> str:
 def _replace_loss(net: Net) -> None:
     losses = [layer for layer in net.layer if layer.type == "SoftmaxWithLoss"]
     if len(losses) != 1:
-        raise NetError("net", f"{len(losses)} SoftmaxWithLoss layers", "one to turn into a Softmax",
-                       "leave loss_to_softmax out")
+        raise NetError(
+            "net",
+            f"{len(losses)} SoftmaxWithLoss layers",
+            "one to turn into a Softmax",
+            "leave loss_to_softmax out",
+        )
     loss, names = losses[0], {layer.name for layer in net.layer} | {top for x in net.layer for top in x.top}
     if "prob" in names:
-        raise fail(loss, "the net has a prob already", "a free name for the Softmax",
-                   "leave loss_to_softmax out")
+        raise fail(
+            loss, "the net has a prob already", "a free name for the Softmax", "leave loss_to_softmax out"
+        )
     softmax = caffe_pb2.LayerParameter(name="prob", type="Softmax", bottom=loss.bottom[:1], top=["prob"])
     if loss.HasField("softmax_param"):
         softmax.softmax_param.CopyFrom(loss.softmax_param)
@@ -200,8 +221,12 @@ def _drop_dropout(net: Net) -> None:
         for name in layer.top:
             alias.pop(name, None)
             if name in alias.values():
-                raise fail(layer, f"it changes blob {name}, which a Dropout before it has read",
-                           "another name for its top", "keep dropout")
+                raise fail(
+                    layer,
+                    f"it changes blob {name}, which a Dropout before it has read",
+                    "another name for its top",
+                    "keep dropout",
+                )
         layers.append(kept)
     del net.layer[:]
     net.layer.extend(layers)

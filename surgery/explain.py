@@ -99,14 +99,28 @@ def _explain(net: Net, index: int, given: Mapping[str, Shape]) -> CropExplanatio
     sizes, trouble = _sizes(net, graph, index, given)
     before, after = _slack(sizes, used) if sizes else (None, None)
     m = alignment.a_to_b if alignment else CoordMap(None, (), ())
-    problem = (problem or _written_problem(layer, written, computed) or trouble
-               or _size_problem(layer, before, after))
+    problem = (
+        problem
+        or _written_problem(layer, written, computed)
+        or trouble
+        or _size_problem(layer, before, after)
+    )
     chains = tuple(_chain(graph, alignment.node, node) if alignment else () for node in graph.bottoms[index])
     result = CropExplanation(
-        layer=layer.name, bottoms=(layer.bottom[0], layer.bottom[1]),
-        ancestor=alignment.ancestor if alignment else "", scale=m.scale, shift=m.shift,
-        offset_in_file=written, offset_computed=computed, sizes=sizes, slack_before=before, slack_after=after,
-        chains=chains, problem=problem, words="")
+        layer=layer.name,
+        bottoms=(layer.bottom[0], layer.bottom[1]),
+        ancestor=alignment.ancestor if alignment else "",
+        scale=m.scale,
+        shift=m.shift,
+        offset_in_file=written,
+        offset_computed=computed,
+        sizes=sizes,
+        slack_before=before,
+        slack_after=after,
+        chains=chains,
+        problem=problem,
+        words="",
+    )
     return replace(result, words=_words(result))
 
 
@@ -134,9 +148,7 @@ def _slack(sizes: tuple[Shape, Shape], offset: tuple[int, ...]) -> tuple[tuple[i
     return before, after
 
 
-def _written_problem(
-    layer: Layer, written: tuple[int, ...] | None, computed: tuple[int, ...] | None
-) -> str:
+def _written_problem(layer: Layer, written: tuple[int, ...] | None, computed: tuple[int, ...] | None) -> str:
     effective = (written or (0,))[-2:]
     if computed is None or _numbers(effective) == _numbers(computed):
         return ""
@@ -150,8 +162,10 @@ def _written_problem(
 def _size_problem(layer: Layer, before: tuple[int, ...] | None, after: tuple[int, ...] | None) -> str:
     if after is None or min(after) >= 0:
         return ""
-    return (f"{layer.bottom[0]} ends {-min(after)} pixels before {layer.bottom[1]} does; pad more before the "
-            f"first convolution")
+    return (
+        f"{layer.bottom[0]} ends {-min(after)} pixels before {layer.bottom[1]} does; pad more before the "
+        f"first convolution"
+    )
 
 
 def _chain(graph: Graph, ancestor: Node, node: Node) -> tuple[ChainStep, ...]:
@@ -187,8 +201,12 @@ def _detail(layer: Layer) -> str:
     if layer.type == "Crop":
         return f"offset {_numbers(tuple(layer.crop_param.offset) or (0,))}"
     window = pool_window(layer, None) if layer.type == "Pooling" else conv_window(layer)
-    parts = [("kernel", window.kernel, None), ("stride", window.stride, 1), ("pad", window.pad, 0),
-             ("dilation", window.dilation, 1)]
+    parts = [
+        ("kernel", window.kernel, None),
+        ("stride", window.stride, 1),
+        ("pad", window.pad, 0),
+        ("dilation", window.dilation, 1),
+    ]
     return ", ".join(f"{name} {_numbers(values)}" for name, values, usual in parts if set(values) != {usual})
 
 
@@ -197,17 +215,23 @@ def _words(e: CropExplanation) -> str:
     if not e.scale:
         return f"{e.layer} cuts {a} to the size of {b}, but no offset can be found: {e.problem}."
     sentences = [f"{e.layer} cuts {a} to the size of {b}."]
-    sentences += [_position(e, blob, chain) for blob, chain in zip(e.bottoms, e.chains, strict=True)
-                  if blob != e.ancestor]
+    sentences += [
+        _position(e, blob, chain)
+        for blob, chain in zip(e.bottoms, e.chains, strict=True)
+        if blob != e.ancestor
+    ]
     if e.offset_computed is not None:
         many = _numbers(e.offset_computed)
         agrees = ", as in the file" if e.offset_in_file and not e.problem else ""
-        sentences.append(f"So {many} pixels of {a} lie before the first of {b}: the offset is {many}"
-                         f"{agrees}.")
+        sentences.append(
+            f"So {many} pixels of {a} lie before the first of {b}: the offset is {many}{agrees}."
+        )
     if e.sizes and e.slack_before and e.slack_after:
         before, after = _numbers(e.slack_before), _numbers(e.slack_after)
-        sentences.append(f"Of {dims(e.sizes[0])} pixels, {dims(e.sizes[1])} stay; {before} go before them "
-                         f"and {after} after.")
+        sentences.append(
+            f"Of {dims(e.sizes[0])} pixels, {dims(e.sizes[1])} stay; {before} go before them "
+            f"and {after} after."
+        )
     return " ".join([*sentences, *([f"But {e.problem}."] if e.problem else [])])
 
 

@@ -56,8 +56,11 @@ def conv_window(layer: Layer, axes: int | None = None) -> Window:
     length = max(map(len, (kernel, stride, pad, dilation))) if axes is None else axes
     for field, values in (("kernel_size", kernel), ("stride", stride), ("pad", pad), ("dilation", dilation)):
         if len(values) not in (1, length):
-            raise fail(layer, f"{field} has {len(values)} values where another field has {length}",
-                       "one value, or one for each spatial axis")
+            raise fail(
+                layer,
+                f"{field} has {len(values)} values where another field has {length}",
+                "one value, or one for each spatial axis",
+            )
     spread = [v * length if len(v) == 1 else v for v in (kernel, stride, pad, dilation)]
     return Window(*spread)
 
@@ -79,8 +82,12 @@ def pool_window(layer: Layer, size: Shape | None) -> Window:
             raise fail(layer, f"pad {dims(pad)} with stochastic pooling", "MAX or AVE", "set pad to 0")
         for name, value, limit in zip("hw", pad, kernel, strict=True):
             if value >= limit:
-                raise fail(layer, f"pad_{name} {value} is not below kernel_{name} {limit}",
-                           f"at most {limit - 1}", "lower the padding")
+                raise fail(
+                    layer,
+                    f"pad_{name} {value} is not below kernel_{name} {limit}",
+                    f"at most {limit - 1}",
+                    "lower the padding",
+                )
     return Window(kernel, stride, pad, (1, 1))
 
 
@@ -119,8 +126,13 @@ def weight_shape(layer: Layer, channels: int, window: Window) -> Shape:
         raise fail(layer, f"num_output {out}", "at least 1", "set num_output")
     for name, value in (("channels of the input", channels), ("num_output", out)):
         if group < 1 or value % group:
-            raise fail(layer, f"group {group} does not divide the {value} {name}" if name != "num_output"
-                       else f"group {group} does not divide num_output {value}", "a divisor of both")
+            raise fail(
+                layer,
+                f"group {group} does not divide the {value} {name}"
+                if name != "num_output"
+                else f"group {group} does not divide num_output {value}",
+                "a divisor of both",
+            )
     first, second = (channels, out) if layer.type == "Deconvolution" else (out, channels)
     return (first, second // group, *window.kernel)
 
@@ -128,8 +140,9 @@ def weight_shape(layer: Layer, channels: int, window: Window) -> Shape:
 def find_axis(layer: Layer, field: str, axis: int, rank: int) -> int:
     """`axis` counted from the front; NetError unless a blob with `rank` axes has it."""
     if not -rank <= axis < rank:
-        raise fail(layer, f"{field} {axis} on a blob with {rank} axes", f"{-rank} to {rank - 1}",
-                   f"set {field}")
+        raise fail(
+            layer, f"{field} {axis} on a blob with {rank} axes", f"{-rank} to {rank - 1}", f"set {field}"
+        )
     return axis % rank
 
 
@@ -142,11 +155,19 @@ def need_rank(layer: Layer, shape: Shape, rank: int, index: int = 0) -> None:
 def check_count(layer: Layer, blob: str, shape: Shape) -> None:
     """NetError unless every size of `shape` is at least 1 and Caffe can count its values in 31 bits."""
     if any(n < 1 for n in shape):
-        raise fail(layer, f"{blob} would be {dims(shape)}", "sizes of at least 1",
-                   "enlarge the input, or shrink the kernel or crop")
+        raise fail(
+            layer,
+            f"{blob} would be {dims(shape)}",
+            "sizes of at least 1",
+            "enlarge the input, or shrink the kernel or crop",
+        )
     if prod(shape) > 2**31 - 1:
-        raise fail(layer, f"{blob} would hold {prod(shape)} values ({dims(shape)})", f"at most {2**31 - 1}",
-                   "use a smaller input")
+        raise fail(
+            layer,
+            f"{blob} would hold {prod(shape)} values ({dims(shape)})",
+            f"at most {2**31 - 1}",
+            "use a smaller input",
+        )
 
 
 def _conv_field(
@@ -190,8 +211,12 @@ def _pool_field(layer: Layer, field: str, stem: str, least: int) -> Shape:
     if height != width:
         raise fail(layer, f"only one of {stem}_h and {stem}_w is set", "both, or neither")
     if field == "kernel_size" and not single and not height:
-        raise fail(layer, "no kernel_size", "kernel_size, kernel_h and kernel_w, or global_pooling",
-                   "set kernel_size")
+        raise fail(
+            layer,
+            "no kernel_size",
+            "kernel_size, kernel_h and kernel_w, or global_pooling",
+            "set kernel_size",
+        )
     if height:
         return _at_least(layer, stem, (getattr(p, f"{stem}_h"), getattr(p, f"{stem}_w")), least)
     return _repeat(layer, field, [getattr(p, field)], 2, least)
@@ -201,8 +226,12 @@ def _global_window(layer: Layer, size: Shape | None) -> Window:
     p = layer.pooling_param
     for field in ("kernel_size", "kernel_h", "kernel_w"):
         if p.HasField(field):
-            raise fail(layer, f"global_pooling with {field} {getattr(p, field)}", "no kernel",
-                       f"remove {field} or global_pooling")
+            raise fail(
+                layer,
+                f"global_pooling with {field} {getattr(p, field)}",
+                "no kernel",
+                f"remove {field} or global_pooling",
+            )
     for stem, least in (("pad", 0), ("stride", 1)):
         if _pool_field(layer, stem, stem, least) != (least, least):
             raise fail(layer, f"global_pooling with {stem} set", f"{stem} {least}", f"remove {stem}")

@@ -57,8 +57,12 @@ def make_map(axis: int | None, scale: Sequence[Fraction | int], shift: Sequence[
 def compose(outer: CoordMap, inner: CoordMap) -> CoordMap:
     """`outer` after `inner`. NetError if their spatial axes do not begin at the same place."""
     if None not in (outer.axis, inner.axis) and outer.axis != inner.axis:
-        raise NetError("coordinate map", f"axis {outer.axis} after axis {inner.axis}", "the same axis",
-                       "give convolutions and crops the same spatial axes")
+        raise NetError(
+            "coordinate map",
+            f"axis {outer.axis} after axis {inner.axis}",
+            "the same axis",
+            "give convolutions and crops the same spatial axes",
+        )
     axis = inner.axis if outer.axis is None else outer.axis
     a1, b1, a2, b2 = same_length(outer.scale, outer.shift, inner.scale, inner.shift)
     scale = [p * q for p, q in zip(a1, a2, strict=True)]
@@ -90,16 +94,21 @@ class Graph:
         for index, layer in enumerate(self.layers):
             for name in layer.bottom:
                 if name not in self.final:
-                    raise fail(layer, f"bottom {name} is no top of a layer before it", "a blob made earlier",
-                               "correct bottom")
+                    raise fail(
+                        layer,
+                        f"bottom {name} is no top of a layer before it",
+                        "a blob made earlier",
+                        "correct bottom",
+                    )
             self.bottoms.append([self.final[name] for name in layer.bottom])
             self.final.update({name: (index, i) for i, name in enumerate(layer.top)})
 
     def node(self, blob: str) -> Node:
         """The final version of a blob; NetError if there is none."""
         if blob not in self.final:
-            raise NetError(f"blob {blob}", "not in the net", "one of " + ", ".join(self.final),
-                           "correct the name")
+            raise NetError(
+                f"blob {blob}", "not in the net", "one of " + ", ".join(self.final), "correct the name"
+            )
         return self.final[blob]
 
     def name(self, node: Node) -> str:
@@ -112,7 +121,7 @@ class Graph:
         bottoms, kind = self.bottoms[index], self.layers[index].type
         if kind in ("Eltwise", "Concat"):
             return bottoms
-        return bottoms[top:top + 1] if kind in ("Convolution", "Deconvolution") else bottoms[:1]
+        return bottoms[top : top + 1] if kind in ("Convolution", "Deconvolution") else bottoms[:1]
 
     def step(self, node: Node) -> CoordMap | None:
         """The map of the layer that makes a blob; None for a source, or a layer without a map."""
@@ -132,9 +141,14 @@ class Graph:
             new = compose(m, step)
             for bottom in self.followed(node):
                 old, before = found.setdefault(bottom, (new, quarrel))
-                clash = "" if _agree(old, new) else (
-                    f"{self.name(bottom)} to {self.name(start)} is {old}, "
-                    f"by way of {self.layers[node[0]].name} {new}")
+                clash = (
+                    ""
+                    if _agree(old, new)
+                    else (
+                        f"{self.name(bottom)} to {self.name(start)} is {old}, "
+                        f"by way of {self.layers[node[0]].name} {new}"
+                    )
+                )
                 found[bottom] = (old, before or quarrel or clash)
         return found
 
@@ -142,8 +156,12 @@ class Graph:
         """The map of one ancestor; NetError if paths from it disagree."""
         m, quarrel = maps[node]
         if quarrel:
-            raise NetError("coordinate map", f"two paths disagree: {quarrel}", "the same map on every path",
-                           "crop or pad the branches so that they line up")
+            raise NetError(
+                "coordinate map",
+                f"two paths disagree: {quarrel}",
+                "the same map on every path",
+                "crop or pad the branches so that they line up",
+            )
         return m
 
     def stops(self, start: Node) -> list[NoMapError]:
@@ -212,8 +230,12 @@ def _crop_map(layer: Layer) -> CoordMap:
 
 def _channel_map(layer: Layer) -> CoordMap:
     """Layers that work along one axis: no map if that axis is spatial."""
-    field, old = {"Concat": ("concat_param", "concat_dim"), "Slice": ("slice_param", "slice_dim"),
-                  "Tile": ("tile_param", ""), "ArgMax": ("argmax_param", "")}[layer.type]
+    field, old = {
+        "Concat": ("concat_param", "concat_dim"),
+        "Slice": ("slice_param", "slice_dim"),
+        "Tile": ("tile_param", ""),
+        "ArgMax": ("argmax_param", ""),
+    }[layer.type]
     p = getattr(layer, field)
     axis = getattr(p, old) if old and p.HasField(old) else p.axis
     if layer.type == "ArgMax" and not p.HasField("axis"):
@@ -227,9 +249,37 @@ def _agree(a: CoordMap, b: CoordMap) -> bool:
     return (a.scale, a.shift) == (b.scale, b.shift) and (None in (a.axis, b.axis) or a.axis == b.axis)
 
 
-PASS_THROUGH = frozenset((
-    "AbsVal", "BatchNorm", "Bias", "BNLL", "Clip", "Dropout", "ELU", "Eltwise", "Exp", "Log", "LRN", "MVN",
-    "Power", "PReLU", "ReLU", "Scale", "Sigmoid", "Softmax", "Split", "Swish", "TanH", "Threshold"))
+PASS_THROUGH = frozenset(
+    (
+        "AbsVal",
+        "BatchNorm",
+        "Bias",
+        "BNLL",
+        "Clip",
+        "Dropout",
+        "ELU",
+        "Eltwise",
+        "Exp",
+        "Log",
+        "LRN",
+        "MVN",
+        "Power",
+        "PReLU",
+        "ReLU",
+        "Scale",
+        "Sigmoid",
+        "Softmax",
+        "Split",
+        "Swish",
+        "TanH",
+        "Threshold",
+    )
+)
 GRID_LAYERS: dict[str, Callable[[Layer], CoordMap]] = {
-    "Convolution": _window_map, "Deconvolution": _window_map, "Im2col": _window_map, "Pooling": _window_map,
-    "Crop": _crop_map, **dict.fromkeys(("ArgMax", "Concat", "Slice", "Tile"), _channel_map)}
+    "Convolution": _window_map,
+    "Deconvolution": _window_map,
+    "Im2col": _window_map,
+    "Pooling": _window_map,
+    "Crop": _crop_map,
+    **dict.fromkeys(("ArgMax", "Concat", "Slice", "Tile"), _channel_map),
+}

@@ -39,15 +39,16 @@ def convolution(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """Convolution and Deconvolution: every bottom passes the same weights to the top of its index."""
     for i, shape in enumerate(bottoms):
         if shape != bottoms[0]:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
-                       f"{dims(bottoms[0])} as bottom 0")
+            raise fail(
+                layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}", f"{dims(bottoms[0])} as bottom 0"
+            )
     if len(layer.top) != len(bottoms):
         raise fail(layer, f"{len(layer.top)} tops for {len(bottoms)} bottoms", "one top a bottom")
     p, shape = layer.convolution_param, bottoms[0]
     axis = find_axis(layer, "axis", p.axis, len(shape))
     window = conv_window(layer, len(shape) - axis - 1)
     weight = weight_shape(layer, shape[axis], window)
-    size = (deconv_size if layer.type == "Deconvolution" else conv_size)(shape[axis + 1:], window)
+    size = (deconv_size if layer.type == "Deconvolution" else conv_size)(shape[axis + 1 :], window)
     params = (weight, (p.num_output,)) if p.bias_term else (weight,)
     return ((*shape[:axis], p.num_output, *size),) * len(bottoms), params
 
@@ -58,7 +59,7 @@ def im2col(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     axis = find_axis(layer, "axis", layer.convolution_param.axis, len(shape))
     window = conv_window(layer, len(shape) - axis - 1)
     channels = shape[axis] * prod(window.kernel)
-    return ((*shape[:axis], channels, *conv_size(shape[axis + 1:], window)),), ()
+    return ((*shape[:axis], channels, *conv_size(shape[axis + 1 :], window)),), ()
 
 
 def pooling(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
@@ -164,8 +165,12 @@ def eltwise(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     p = layer.eltwise_param
     for i, shape in enumerate(bottoms):
         if shape != bottoms[0]:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
-                       f"{dims(bottoms[0])} as bottom 0 ({layer.bottom[0]})", "crop or reshape one of them")
+            raise fail(
+                layer,
+                f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
+                f"{dims(bottoms[0])} as bottom 0 ({layer.bottom[0]})",
+                "crop or reshape one of them",
+            )
     if p.coeff and p.operation == p.PROD:
         raise fail(layer, "coeff with operation PROD", "operation SUM", "remove coeff")
     if len(p.coeff) not in (0, len(bottoms)):
@@ -198,9 +203,13 @@ def _pyramid_level(layer: Layer, size: Shape, level: int) -> Shape:
     if any(pad) and layer.spp_param.pool == layer.spp_param.STOCHASTIC:
         raise fail(layer, f"stochastic pooling needs padding at level {level}", "MAX or AVE", "set pool")
     if any(p >= k for p, k in zip(pad, kernel, strict=True)):
-        raise fail(layer, f"pyramid level {level} cuts {dims(size)} into windows of {dims(kernel)} with "
-                   f"padding {dims(pad)}", "padding below the window",
-                   "lower pyramid_height or enlarge the input")
+        raise fail(
+            layer,
+            f"pyramid level {level} cuts {dims(size)} into windows of {dims(kernel)} with "
+            f"padding {dims(pad)}",
+            "padding below the window",
+            "lower pyramid_height or enlarge the input",
+        )
     return pool_size(size, Window(kernel, kernel, pad, (1, 1)))
 
 
@@ -213,12 +222,19 @@ def _broadcast(layer: Layer, bottoms: Shapes, axis: int, num_axes: int) -> tuple
             raise fail(layer, f"num_axes {num_axes}", "at least 0, or -1 for all", "set num_axes")
         stop = len(shape) if num_axes == -1 else start + num_axes
         if stop > len(shape):
-            raise fail(layer, f"axis {axis} and num_axes {num_axes} on {dims(shape)}",
-                       f"at most {len(shape)} axes", "lower num_axes")
+            raise fail(
+                layer,
+                f"axis {axis} and num_axes {num_axes} on {dims(shape)}",
+                f"at most {len(shape)} axes",
+                "lower num_axes",
+            )
         return shape[start:stop], (shape[start:stop],)
     other = bottoms[1]
     start = find_axis(layer, "axis", axis, len(shape)) if other else 0
-    if shape[start:start + len(other)] != other:
-        raise fail(layer, f"bottom 1 ({layer.bottom[1]}) is {dims(other)}",
-                   f"the sizes of bottom 0 ({dims(shape)}) from axis {start} on")
+    if shape[start : start + len(other)] != other:
+        raise fail(
+            layer,
+            f"bottom 1 ({layer.bottom[1]}) is {dims(other)}",
+            f"the sizes of bottom 0 ({dims(shape)}) from axis {start} on",
+        )
     return other, ()

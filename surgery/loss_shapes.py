@@ -36,7 +36,7 @@ def label_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     axis = _label_axis(layer, bottoms, p.axis)
     if layer.type == "InfogainLoss":
         _check_infogain(layer, bottoms, bottoms[0][axis])
-    return ((), bottoms[0])[:max(1, len(layer.top))], ()
+    return ((), bottoms[0])[: max(1, len(layer.top))], ()
 
 
 def multinomial_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
@@ -63,7 +63,7 @@ def accuracy(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     classes = bottoms[0][axis]
     if not 1 <= p.top_k <= classes:
         raise fail(layer, f"top_k {p.top_k} of {classes} classes", f"1 to {classes}", "set top_k")
-    return ((), (classes,))[:len(layer.top)], ()
+    return ((), (classes,))[: len(layer.top)], ()
 
 
 def recurrent(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
@@ -81,10 +81,13 @@ def recurrent(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     if hidden < 1:
         raise fail(layer, f"num_output {hidden}", "at least 1", "set num_output")
     state = (1, streams, hidden)
-    for i, shape in enumerate(bottoms[len(bottoms) - states:] if states else (), start=len(bottoms) - states):
+    for i, shape in enumerate(
+        bottoms[len(bottoms) - states :] if states else (), start=len(bottoms) - states
+    ):
         if shape != state:
-            raise fail(layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}",
-                       f"{dims(state)}, a hidden state")
+            raise fail(
+                layer, f"bottom {i} ({layer.bottom[i]}) is {dims(shape)}", f"{dims(state)}, a hidden state"
+            )
     gates = 4 * hidden if layer.type == "LSTM" else hidden
     params: list[Shape] = [(gates, prod(bottoms[0][2:])), (gates,)]
     params += [(gates, prod(static[1:]))] if static is not None else []
@@ -141,10 +144,13 @@ def _mismatch(layer: Layer, bottoms: Shapes, wanted: str) -> Exception:
 def _label_axis(layer: Layer, bottoms: Shapes, axis: int) -> int:
     scores, labels = bottoms[:2]
     axis = find_axis(layer, "axis", axis, len(scores))
-    wanted = prod(scores[:axis]) * prod(scores[axis + 1:])
+    wanted = prod(scores[:axis]) * prod(scores[axis + 1 :])
     if prod(labels) != wanted:
-        raise fail(layer, f"bottom 1 ({layer.bottom[1]}) is {dims(labels)} with {prod(labels)} labels",
-                   f"{wanted}, one for each item of {dims(scores)} along axis {axis}")
+        raise fail(
+            layer,
+            f"bottom 1 ({layer.bottom[1]}) is {dims(labels)} with {prod(labels)} labels",
+            f"{wanted}, one for each item of {dims(scores)} along axis {axis}",
+        )
     return axis
 
 
@@ -159,16 +165,23 @@ def _check_infogain(layer: Layer, bottoms: Shapes, classes: int) -> None:
 def _check_counts(layer: Layer, bottoms: Shapes, states: int) -> None:
     low = 2 + states
     if not low <= len(bottoms) <= low + 1 or len(layer.top) != 1 + states:
-        raise fail(layer, f"{len(bottoms)} bottoms and {len(layer.top)} tops with expose_hidden "
-                   f"{str(layer.recurrent_param.expose_hidden).lower()}",
-                   f"{low} or {low + 1} bottoms (input, flags, static input, states) and {1 + states} tops")
+        raise fail(
+            layer,
+            f"{len(bottoms)} bottoms and {len(layer.top)} tops with expose_hidden "
+            f"{str(layer.recurrent_param.expose_hidden).lower()}",
+            f"{low} or {low + 1} bottoms (input, flags, static input, states) and {1 + states} tops",
+        )
 
 
 def _check_recurrent(layer: Layer, bottoms: Shapes, static: Shape | None) -> None:
     x, flags = bottoms[:2]
     if len(x) < 3 or flags != x[:2]:
-        raise fail(layer, f"bottoms {layer.bottom[0]} {dims(x)} and {layer.bottom[1]} {dims(flags)}",
-                   "T x N x ... with at least 3 axes and T x N")
+        raise fail(
+            layer,
+            f"bottoms {layer.bottom[0]} {dims(x)} and {layer.bottom[1]} {dims(flags)}",
+            "T x N x ... with at least 3 axes and T x N",
+        )
     if static is not None and (len(static) < 2 or static[0] != x[1]):
-        raise fail(layer, f"bottom 2 ({layer.bottom[2]}) is {dims(static)}",
-                   f"{x[1]} x ..., one row a stream")
+        raise fail(
+            layer, f"bottom 2 ({layer.bottom[2]}) is {dims(static)}", f"{x[1]} x ..., one row a stream"
+        )

@@ -35,9 +35,22 @@ class LayerRule(NamedTuple):
 
 
 LAYER_RULES: dict[str, LayerRule] = {
-    **{name: LayerRule(layers.same) for name in (
-        "AbsVal", "BNLL", "Clip", "Dropout", "ELU", "Power", "ReLU", "Sigmoid", "Swish", "TanH",
-        "Threshold")},
+    **{
+        name: LayerRule(layers.same)
+        for name in (
+            "AbsVal",
+            "BNLL",
+            "Clip",
+            "Dropout",
+            "ELU",
+            "Power",
+            "ReLU",
+            "Sigmoid",
+            "Swish",
+            "TanH",
+            "Threshold",
+        )
+    },
     "Accuracy": LayerRule(losses.accuracy, (2, 2), (1, 2)),
     "ArgMax": LayerRule(arrays.arg_max),
     "BatchNorm": LayerRule(layers.batch_norm),
@@ -85,8 +98,13 @@ LAYER_RULES: dict[str, LayerRule] = {
 
 # Tops of these come from outside the net. Numbers of tops as Caffe takes them.
 SOURCES: dict[str, tuple[int, int]] = {
-    "Data": (1, 2), "HDF5Data": (1, MANY), "ImageData": (2, 2), "Input": (1, MANY), "MemoryData": (2, 2),
-    "Python": (0, MANY), "WindowData": (2, 2),
+    "Data": (1, 2),
+    "HDF5Data": (1, MANY),
+    "ImageData": (2, 2),
+    "Input": (1, MANY),
+    "MemoryData": (2, 2),
+    "Python": (0, MANY),
+    "WindowData": (2, 2),
 }
 
 
@@ -131,8 +149,9 @@ def infer_shapes(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> N
     over what the definition says. NetError for anything Caffe would refuse.
     """
     if net.layers or net.input:
-        raise NetError("net", "an old form (layers or input fields)", "a net of today's form",
-                       "upgrade it first")
+        raise NetError(
+            "net", "an old form (layers or input fields)", "a net of today's form", "upgrade it first"
+        )
     given = {name: tuple(int(n) for n in shape) for name, shape in (input_shapes or {}).items()}
     check_given(net, given)
     result, owners = NetShapes(), {}  # type: NetShapes, dict[str, tuple[str, Shape]]
@@ -151,8 +170,13 @@ def needed_inputs(net: Net) -> tuple[str, ...]:
 
     The labels of Data, ImageData and WindowData layers are among them, but follow from the images' shape.
     """
-    return tuple(top for layer in net.layer if layer.type in SOURCES
-                 for top, shape in zip(layer.top, declared_shapes(layer), strict=True) if shape is None)
+    return tuple(
+        top
+        for layer in net.layer
+        if layer.type in SOURCES
+        for top, shape in zip(layer.top, declared_shapes(layer), strict=True)
+        if shape is None
+    )
 
 
 def declared_shapes(layer: Layer) -> Sequence[Shape | None]:
@@ -161,7 +185,7 @@ def declared_shapes(layer: Layer) -> Sequence[Shape | None]:
         return losses.spread(layer, [tuple(s.dim) for s in layer.input_param.shape])
     p = layer.memory_data_param
     if layer.type == "MemoryData" and p.batch_size and p.channels and p.height and p.width:
-        return [(p.batch_size, p.channels, p.height, p.width), (p.batch_size,)][:len(layer.top)]
+        return [(p.batch_size, p.channels, p.height, p.width), (p.batch_size,)][: len(layer.top)]
     return [None] * len(layer.top)
 
 
@@ -170,8 +194,12 @@ def check_given(net: Net, given: Mapping[str, Shape]) -> None:
     sources = [top for layer in net.layer if layer.type in SOURCES for top in layer.top]
     for name in given:
         if name not in sources:
-            raise NetError(f"input_shapes: blob {name}", "no Input or data layer makes it",
-                           " or ".join(sources) or "a net with inputs", "correct the name")
+            raise NetError(
+                f"input_shapes: blob {name}",
+                "no Input or data layer makes it",
+                " or ".join(sources) or "a net with inputs",
+                "correct the name",
+            )
 
 
 def _infer_layer(layer: Layer, blobs: Mapping[str, Shape], given: Mapping[str, Shape]) -> LayerShapes:
@@ -203,8 +231,12 @@ def _check_type(layer: Layer) -> None:
 def _bottom(layer: Layer, name: str, blobs: Mapping[str, Shape]) -> Shape:
     if name not in blobs:
         near = difflib.get_close_matches(name, blobs, n=3)
-        raise fail(layer, f"bottom {name} is no top of a layer before it",
-                   " or ".join(near) if near else "a blob made earlier", "correct bottom")
+        raise fail(
+            layer,
+            f"bottom {name} is no top of a layer before it",
+            " or ".join(near) if near else "a blob made earlier",
+            "correct bottom",
+        )
     return blobs[name]
 
 
@@ -227,24 +259,37 @@ def _check_tops(layer: Layer, bottoms: Shapes, tops: Shapes, blobs: Mapping[str,
     for i, name in enumerate(layer.top):
         if i < len(bottoms) and layer.bottom[i] == name:
             if tops[i] != bottoms[i]:
-                raise fail(layer, f"top {name} replaces its bottom but is {dims(tops[i])}",
-                           f"{dims(bottoms[i])}", "rename the top")
+                raise fail(
+                    layer,
+                    f"top {name} replaces its bottom but is {dims(tops[i])}",
+                    f"{dims(bottoms[i])}",
+                    "rename the top",
+                )
         elif name in blobs or name in layer.top[:i]:
-            raise fail(layer, f"top {name} is already the top of another layer", "another name",
-                       "rename the top")
+            raise fail(
+                layer, f"top {name} is already the top of another layer", "another name", "rename the top"
+            )
 
 
 def _check_params(layer: Layer, params: Shapes, owners: dict[str, tuple[str, Shape]]) -> None:
     """Blob names of `param`: the first user owns, later ones must have its shape or count."""
     if len(layer.param) > len(params) and layer.type != "Python":
-        raise fail(layer, f"{len(layer.param)} param entries for {len(params)} parameter blobs",
-                   f"at most {len(params)}", "remove the rest")
+        raise fail(
+            layer,
+            f"{len(layer.param)} param entries for {len(params)} parameter blobs",
+            f"at most {len(params)}",
+            "remove the rest",
+        )
     for i, (spec, shape) in enumerate(zip(layer.param, params, strict=False)):
         owner, owned = owners.setdefault(spec.name, (layer.name, shape)) if spec.name else (layer.name, shape)
         loose = spec.share_mode == spec.PERMISSIVE
         if (prod(owned) != prod(shape)) if loose else (owned != shape):
-            raise fail(layer, f"parameter {i} shares {spec.name} but is {dims(shape)}",
-                       f"{dims(owned)} as in layer {owner}", "rename it in param")
+            raise fail(
+                layer,
+                f"parameter {i} shares {spec.name} but is {dims(shape)}",
+                f"{dims(owned)} as in layer {owner}",
+                "rename it in param",
+            )
 
 
 def _source_tops(layer: Layer, given: Mapping[str, Shape]) -> Shapes:
@@ -254,7 +299,11 @@ def _source_tops(layer: Layer, given: Mapping[str, Shape]) -> Shapes:
         if shape is None and i == 1 and layer.type in ("Data", "ImageData", "WindowData"):
             shape = tops[0][:1]  # one label an item
         if shape is None:
-            raise fail(layer, f"no shape for blob {name}", "its sizes, such as 1x3x500x500",
-                       f"pass input_shapes={{{name!r}: ...}} or --size")
+            raise fail(
+                layer,
+                f"no shape for blob {name}",
+                "its sizes, such as 1x3x500x500",
+                f"pass input_shapes={{{name!r}: ...}} or --size",
+            )
         tops.append(shape)
     return tuple(tops)

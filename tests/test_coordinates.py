@@ -48,15 +48,19 @@ class Chain:
         return self
 
     def conv(self, name: str, k: int, s: int = 1, p: int = 0, d: int = 1) -> Chain:
-        return self.add(name, "Convolution", f"convolution_param {{ num_output: 1 kernel_size: {k} "
-                                             f"stride: {s} pad: {p} dilation: {d} }}")
+        return self.add(
+            name,
+            "Convolution",
+            f"convolution_param {{ num_output: 1 kernel_size: {k} stride: {s} pad: {p} dilation: {d} }}",
+        )
 
     def pool(self, name: str, k: int, s: int, p: int = 0) -> Chain:
         return self.add(name, "Pooling", f"pooling_param {{ kernel_size: {k} stride: {s} pad: {p} }}")
 
     def up(self, name: str, k: int, s: int) -> Chain:
-        return self.add(name, "Deconvolution", f"convolution_param {{ num_output: 1 kernel_size: {k} "
-                                               f"stride: {s} }}")
+        return self.add(
+            name, "Deconvolution", f"convolution_param {{ num_output: 1 kernel_size: {k} stride: {s} }}"
+        )
 
     def crop(self, name: str, like: str, text: str = "") -> Chain:
         return self.add(name, "Crop", text, [self.at, like])
@@ -109,12 +113,15 @@ def googlenet(pad: int) -> Chain:
     return net
 
 
-@pytest.mark.parametrize(("net", "offset"), [
-    (vgg().up("up", 64, 32), 19),
-    (alexnet().up("up", 63, 32), 18),
-    (googlenet(100).up("up", 63, 32), 98),
-    (googlenet(3).up("up", 63, 32), 1),
-])
+@pytest.mark.parametrize(
+    ("net", "offset"),
+    [
+        (vgg().up("up", 64, 32), 19),
+        (alexnet().up("up", 63, 32), 18),
+        (googlenet(100).up("up", 63, 32), 98),
+        (googlenet(3).up("up", 63, 32), 1),
+    ],
+)
 def test_stride_32_heads_have_the_known_offsets(net: Chain, offset: int) -> None:
     assert crop_offset(net.net, "up", "data") == offset
     assert crop_offsets(net.net, "up", "data") == (offset,)
@@ -125,7 +132,10 @@ def test_finer_heads_get_the_published_offsets_when_their_crops_are_filled() -> 
     before = net.SerializeToString()
     filled = {layer.name: layer.crop_param for layer in fill_crops(net).layer if layer.type == "Crop"}
     assert {name: list(p.offset) for name, p in filled.items()} == {
-        "score_pool4c": [5], "score_pool3c": [9], "score": [31]}
+        "score_pool4c": [5],
+        "score_pool3c": [9],
+        "score": [31],
+    }
     assert {p.axis for p in filled.values()} == {2}
     assert net.SerializeToString() == before
 
@@ -148,25 +158,52 @@ def test_an_even_kernel_after_an_odd_stem_is_refused_with_the_way_out() -> None:
         crop_offset(googlenet(100).up("up", 64, 32).net, "up", "data")
 
 
-@pytest.mark.parametrize(("net", "top", "like", "message"), [
-    (vgg().up("up", 32, 16), "up", "data", r"a pixel of up spans 2 of data; wanted a scale of 1"),
-    (Chain().conv("c", 3), "c", "data", r"offset is -1: data begins before c; .*pad more"),
-    (Chain().conv("c", 3), "c", "dta", r"blob dta: not in the net"),
-    (Chain().pool("p", 2, 2).add("ip", "InnerProduct").up("u", 2, 2), "u", "data",
-     r"no common ancestor.*layer ip \(InnerProduct\): no coordinate map: it keeps no grid"),
-    (Chain().add("g", "Pooling", "pooling_param { global_pooling: true }").up("u", 2, 2), "u", "data",
-     r"layer g \(Pooling\): no coordinate map: global pooling has no fixed window"),
-    (Chain().add("c", "Concat", "concat_param { axis: 2 }", ["data", "data"]), "c", "data",
-     r"layer c \(Concat\): no coordinate map: it works along axis 2, a spatial one"),
-    (Chain().add("s", "Slice", "slice_param { slice_dim: 3 }"), "s", "data", r"axis 3, a spatial one"),
-    (Chain().add("a", "ArgMax"), "a", "data", r"layer a \(ArgMax\).*over whole items"),
-    (Chain().conv("a", 3, p=1).from_("data").conv("b", 3).add("c", "Concat", "", ["a", "b"]), "c", "data",
-     r"two paths disagree: data to c is x -> x - 1, by way of a x -> x;"),
-    (Chain().conv("a", 3, 2).from_("data").conv("b", 5, 2).add("c", "Eltwise", "", ["a", "b"]), "c", "data",
-     r"two paths disagree: data to c is x -> 0\.5 x - 1, by way of a x -> 0\.5 x - 0\.5;"),
-    (Chain().add("c", "Convolution", "convolution_param { kernel_size: 3 axis: 2 }").conv("d", 3), "d",
-     "data", r"coordinate map: axis 1 after axis 2"),
-])
+@pytest.mark.parametrize(
+    ("net", "top", "like", "message"),
+    [
+        (vgg().up("up", 32, 16), "up", "data", r"a pixel of up spans 2 of data; wanted a scale of 1"),
+        (Chain().conv("c", 3), "c", "data", r"offset is -1: data begins before c; .*pad more"),
+        (Chain().conv("c", 3), "c", "dta", r"blob dta: not in the net"),
+        (
+            Chain().pool("p", 2, 2).add("ip", "InnerProduct").up("u", 2, 2),
+            "u",
+            "data",
+            r"no common ancestor.*layer ip \(InnerProduct\): no coordinate map: it keeps no grid",
+        ),
+        (
+            Chain().add("g", "Pooling", "pooling_param { global_pooling: true }").up("u", 2, 2),
+            "u",
+            "data",
+            r"layer g \(Pooling\): no coordinate map: global pooling has no fixed window",
+        ),
+        (
+            Chain().add("c", "Concat", "concat_param { axis: 2 }", ["data", "data"]),
+            "c",
+            "data",
+            r"layer c \(Concat\): no coordinate map: it works along axis 2, a spatial one",
+        ),
+        (Chain().add("s", "Slice", "slice_param { slice_dim: 3 }"), "s", "data", r"axis 3, a spatial one"),
+        (Chain().add("a", "ArgMax"), "a", "data", r"layer a \(ArgMax\).*over whole items"),
+        (
+            Chain().conv("a", 3, p=1).from_("data").conv("b", 3).add("c", "Concat", "", ["a", "b"]),
+            "c",
+            "data",
+            r"two paths disagree: data to c is x -> x - 1, by way of a x -> x;",
+        ),
+        (
+            Chain().conv("a", 3, 2).from_("data").conv("b", 5, 2).add("c", "Eltwise", "", ["a", "b"]),
+            "c",
+            "data",
+            r"two paths disagree: data to c is x -> 0\.5 x - 1, by way of a x -> 0\.5 x - 0\.5;",
+        ),
+        (
+            Chain().add("c", "Convolution", "convolution_param { kernel_size: 3 axis: 2 }").conv("d", 3),
+            "d",
+            "data",
+            r"coordinate map: axis 1 after axis 2",
+        ),
+    ],
+)
 def test_what_does_not_line_up_is_refused_with_the_reason(
     net: Chain, top: str, like: str, message: str
 ) -> None:
@@ -202,8 +239,9 @@ def test_maps_can_be_taken_to_a_chosen_blob() -> None:
     assert str(maps["fc7"]) == "x -> 2 x + 6.5"
 
 
-@given(a=st.fractions(1, 9), b=st.fractions(-9, 9), c=st.fractions(1, 9), d=st.fractions(-9, 9),
-       x=st.fractions())
+@given(
+    a=st.fractions(1, 9), b=st.fractions(-9, 9), c=st.fractions(1, 9), d=st.fractions(-9, 9), x=st.fractions()
+)
 def test_composition_and_inverse_are_those_of_functions(
     a: Fraction, b: Fraction, c: Fraction, d: Fraction, x: Fraction
 ) -> None:
@@ -213,9 +251,15 @@ def test_composition_and_inverse_are_those_of_functions(
     assert compose(m, inverse(m)) == CoordMap(1)
 
 
-@pytest.mark.parametrize(("net", "blob", "size"), [
-    (vgg(), "fc7", 404), (alexnet(), "fc7", 355), (googlenet(3), "inception_5b/output", 715),
-    (googlenet(3).pool("pool5", 7, 1), "pool5", 907)])
+@pytest.mark.parametrize(
+    ("net", "blob", "size"),
+    [
+        (vgg(), "fc7", 404),
+        (alexnet(), "fc7", 355),
+        (googlenet(3), "inception_5b/output", 715),
+        (googlenet(3).pool("pool5", 7, 1), "pool5", 907),
+    ],
+)
 def test_receptive_fields_of_the_published_nets(net: Chain, blob: str, size: int) -> None:
     field = receptive_field(net.net, blob)
     assert (field.size, field.stride, field.input) == ((size, size), (32, 32), "data")
@@ -228,7 +272,8 @@ def test_the_first_unit_of_a_padded_net_sees_padding() -> None:
 
 
 STEPS = st.tuples(
-    st.sampled_from(["conv", "pool", "up"]), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
+    st.sampled_from(["conv", "pool", "up"]), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3)
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -274,10 +319,14 @@ def step(
     return np.array(rows).reshape(len(rows), touched.shape[1]), np.array(ok, dtype=bool)
 
 
-@pytest.mark.parametrize(("net", "blob", "input_blob", "message"), [
-    (Chain().add("ip", "InnerProduct"), "ip", None, r"layer ip \(InnerProduct\)"),
-    (Chain().add("m", "MVN"), "m", None, r"normalises over the whole map"),
-    (Chain().conv("a", 1), "data", "a", "not on the grid of a")])
+@pytest.mark.parametrize(
+    ("net", "blob", "input_blob", "message"),
+    [
+        (Chain().add("ip", "InnerProduct"), "ip", None, r"layer ip \(InnerProduct\)"),
+        (Chain().add("m", "MVN"), "m", None, r"normalises over the whole map"),
+        (Chain().conv("a", 1), "data", "a", "not on the grid of a"),
+    ],
+)
 def test_receptive_fields_that_are_the_whole_input_are_refused(
     net: Chain, blob: str, input_blob: str | None, message: str
 ) -> None:
@@ -293,8 +342,16 @@ def test_why_19() -> None:
     assert (e.offset_in_file, e.offset_computed) == ((19,), (19,))
     assert (e.slack_before, e.slack_after) == ((19, 19), (25, 25))  # 544 = 19 + 500 + 25
     moved = {step.layer: step.moved[0] for step in e.chains[0]}
-    assert moved == {"conv1_1": -99, "pool1": Fraction(1, 2), "pool2": 1, "pool3": 2, "pool4": 4, "pool5": 8,
-                     "fc6": 96, "upscore": Fraction(-63, 2)}
+    assert moved == {
+        "conv1_1": -99,
+        "pool1": Fraction(1, 2),
+        "pool2": 1,
+        "pool3": 2,
+        "pool4": 4,
+        "pool5": 8,
+        "fc6": 96,
+        "upscore": Fraction(-63, 2),
+    }
     assert sum(moved.values()) == -19
     assert "Pixel 0 of upscore lies at -19 on data" in e.words
     assert "conv1_1 -99, pool1 +0.5" in e.words
@@ -305,7 +362,10 @@ def test_why_19() -> None:
 def test_finer_heads_are_explained_from_their_common_pool() -> None:
     found = {e.layer: e for e in explain_crop(vgg_8s().net)}
     assert [(e.ancestor, e.offset_computed) for e in found.values()] == [
-        ("pool4", (5,)), ("pool3", (9,)), ("data", (31,))]
+        ("pool4", (5,)),
+        ("pool3", (9,)),
+        ("data", (31,)),
+    ]
     assert all(e.slack_before is None for e in found.values())
     assert "0 to BVLC Caffe" in found["score"].problem
     assert "Pixel 0 of upscore2 lies at 5 on pool4" in found["score_pool4c"].words
@@ -316,21 +376,40 @@ def test_a_wrong_offset_is_named_and_the_next_crops_are_judged_as_if_it_were_rig
     next(layer for layer in net.layer if layer.name == "score_pool4c").crop_param.offset[0] = 4
     found = {e.layer: e for e in explain_crop(net, {"data": (1, 3, 100, 100)})}
     assert {name: e.problem for name, e in found.items()} == {
-        "score_pool4c": "the file says 4", "score_pool3c": "", "score": ""}
+        "score_pool4c": "the file says 4",
+        "score_pool3c": "",
+        "score": "",
+    }
     assert "the offset is 5. " in found["score_pool4c"].words
 
 
-@pytest.mark.parametrize(("net", "problem"), [
-    (googlenet(100).up("up", 64, 32).crop("y", "data", "crop_param { offset: 98 }"), "98.5, between two"),
-    (vgg().up("up", 64, 32).crop("y", "data", "crop_param { axis: 2 }"), "no offset, which is 0"),
-    (Chain().conv("c", 3).up("u", 3, 1).crop("y", "data"), ""),
-    (Chain().conv("c", 3, p=1).pool("p", 3, 2).up("u", 2, 2).add("ip", "InnerProduct").crop("y", "data"),
-     "no common ancestor"),
-    (Chain().conv("c", 5, p=2).crop("y", "data", "crop_param { offset: 0 }"), ""),
-    (Chain().conv("c", 5, p=2).conv("d", 4, p=2).conv("e", 5, p=3).crop("y", "data"), "between two pixels"),
-    (Chain().conv("c", 5, p=3).conv("d", 3).crop("y", "data", "crop_param { offset: 0 }"), ""),
-    (Chain().conv("c", 2, 2).up("u", 2, 2).crop("y", "data", "crop_param { offset: 0 }"), "u ends 1 pixels"),
-])
+@pytest.mark.parametrize(
+    ("net", "problem"),
+    [
+        (googlenet(100).up("up", 64, 32).crop("y", "data", "crop_param { offset: 98 }"), "98.5, between two"),
+        (vgg().up("up", 64, 32).crop("y", "data", "crop_param { axis: 2 }"), "no offset, which is 0"),
+        (Chain().conv("c", 3).up("u", 3, 1).crop("y", "data"), ""),
+        (
+            Chain()
+            .conv("c", 3, p=1)
+            .pool("p", 3, 2)
+            .up("u", 2, 2)
+            .add("ip", "InnerProduct")
+            .crop("y", "data"),
+            "no common ancestor",
+        ),
+        (Chain().conv("c", 5, p=2).crop("y", "data", "crop_param { offset: 0 }"), ""),
+        (
+            Chain().conv("c", 5, p=2).conv("d", 4, p=2).conv("e", 5, p=3).crop("y", "data"),
+            "between two pixels",
+        ),
+        (Chain().conv("c", 5, p=3).conv("d", 3).crop("y", "data", "crop_param { offset: 0 }"), ""),
+        (
+            Chain().conv("c", 2, 2).up("u", 2, 2).crop("y", "data", "crop_param { offset: 0 }"),
+            "u ends 1 pixels",
+        ),
+    ],
+)
 def test_what_is_wrong_with_a_crop_is_said(net: Chain, problem: str) -> None:
     net.net.layer.add(name="out", type="ReLU", bottom=["y"], top=["out"])
     (e,) = explain_crop(net.net, {"data": (1, 1, 41, 41)})

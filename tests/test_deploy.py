@@ -50,8 +50,12 @@ def test_a_train_net_becomes_inputs_and_answers() -> None:
     before = net.SerializeToString()
     deployed = deploy_net(net, {"data": (1, 1, 28, 28)})
     assert names(deployed) == ["input", "conv1", "ip2"]
-    assert deployed.layer[0] == parse('layer { name: "input" type: "Input" top: "data" input_param { shape {'
-                                      ' dim: [1, 1, 28, 28] } } }').layer[0]
+    assert (
+        deployed.layer[0]
+        == parse(
+            'layer { name: "input" type: "Input" top: "data" input_param { shape { dim: [1, 1, 28, 28] } } }'
+        ).layer[0]
+    )
     assert list(deployed.layer[1:]) == [layer for layer in net.layer if layer.name in ("conv1", "ip2")]
     assert net.SerializeToString() == before
 
@@ -59,15 +63,23 @@ def test_a_train_net_becomes_inputs_and_answers() -> None:
 def test_a_lone_softmax_loss_becomes_prob_on_request() -> None:
     deployed = deploy_net(parse(LENET), {"data": (1, 1, 28, 28)}, loss_to_softmax=True)
     assert names(deployed) == ["input", "conv1", "ip2", "prob"]
-    assert deployed.layer[-1] == parse('layer { name: "prob" type: "Softmax" bottom: "ip2" top: "prob"'
-                                       ' softmax_param { axis: 1 } }').layer[0]
+    assert (
+        deployed.layer[-1]
+        == parse(
+            'layer { name: "prob" type: "Softmax" bottom: "ip2" top: "prob" softmax_param { axis: 1 } }'
+        ).layer[0]
+    )
     assert infer_shapes(deployed).blobs["prob"] == (1, 10)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (LENET.replace("SoftmaxWithLoss", "HingeLoss"), "0 SoftmaxWithLoss layers"),
-    (LENET + 'layer { name: "x" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" }', "2 SoftmaxW"),
-    (LENET + 'layer { name: "prob" type: "Softmax" bottom: "ip2" top: "p" }', "a prob already")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LENET.replace("SoftmaxWithLoss", "HingeLoss"), "0 SoftmaxWithLoss layers"),
+        (LENET + 'layer { name: "x" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" }', "2 SoftmaxW"),
+        (LENET + 'layer { name: "prob" type: "Softmax" bottom: "ip2" top: "p" }', "a prob already"),
+    ],
+)
 def test_a_softmax_is_refused_where_it_is_not_clear(text: str, message: str) -> None:
     with pytest.raises(NetError, match=message):
         deploy_net(parse(text), {"data": (1, 1, 28, 28)}, loss_to_softmax=True)
@@ -111,8 +123,10 @@ def test_inputs_of_a_deploy_net_stay_as_they_are_and_take_new_shapes() -> None:
 
 
 def test_two_data_layers_are_declared_by_their_tops() -> None:
-    net = parse('layer { name: "x" type: "Data" top: "a" } layer { name: "y" type: "Data" top: "b" }'
-                'layer { name: "b" type: "Eltwise" bottom: "a" bottom: "b" top: "c" }')
+    net = parse(
+        'layer { name: "x" type: "Data" top: "a" } layer { name: "y" type: "Data" top: "b" }'
+        'layer { name: "b" type: "Eltwise" bottom: "a" bottom: "b" top: "c" }'
+    )
     deployed = deploy_net(net, {"a": (1, 2), "b": (1, 2)})
     assert names(deployed) == ["a", "b_input", "b"]
 
@@ -120,39 +134,63 @@ def test_two_data_layers_are_declared_by_their_tops() -> None:
 def test_dropout_goes_on_request_and_its_readers_read_what_it_read() -> None:
     deployed = deploy_net(parse(DROPOUTS), keep_dropout=False)
     assert [(x.name, list(x.bottom), list(x.top)) for x in deployed.layer] == [
-        ("data", [], ["data"]), ("r", ["data"], ["b"]), ("s", ["b"], ["c"]), ("e", ["c", "data"], ["e"])]
+        ("data", [], ["data"]),
+        ("r", ["data"], ["b"]),
+        ("s", ["b"], ["c"]),
+        ("e", ["c", "data"], ["e"]),
+    ]
     assert infer_shapes(deployed).blobs["e"] == (1, 4)
 
 
 def test_dropout_stays_where_leaving_it_out_would_change_a_result() -> None:
-    text = DROPOUTS.replace('name: "r" type: "ReLU" bottom: "a" top: "b"',
-                            'name: "r" type: "ReLU" bottom: "data" top: "data" }'
-                            'layer { name: "r2" type: "ReLU" bottom: "data" top: "b"')
+    text = DROPOUTS.replace(
+        'name: "r" type: "ReLU" bottom: "a" top: "b"',
+        'name: "r" type: "ReLU" bottom: "data" top: "data" }'
+        'layer { name: "r2" type: "ReLU" bottom: "data" top: "b"',
+    )
     with pytest.raises(NetError, match=r"layer r \(ReLU\): it changes blob data"):
         deploy_net(parse(text), keep_dropout=False)
 
 
-@pytest.mark.parametrize(("layer", "shape"), [
-    ('type: "Data" transform_param { crop_size: 227 mean_value: [104, 117, 123] }', [1, 3, 227, 227]),
-    ('type: "Data" transform_param { crop_size: 9 force_gray: true }', [1, 1, 9, 9]),
-    ('type: "ImageData" image_data_param { new_height: 5 new_width: 7 }', [1, 3, 5, 7]),
-    ('type: "WindowData" window_data_param { crop_size: 11 }', [1, 3, 11, 11]),
-    ('type: "MemoryData" memory_data_param { batch_size: 2 channels: 4 height: 5 width: 6 }', [2, 4, 5, 6]),
-])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        ('type: "Data" transform_param { crop_size: 227 mean_value: [104, 117, 123] }', [1, 3, 227, 227]),
+        ('type: "Data" transform_param { crop_size: 9 force_gray: true }', [1, 1, 9, 9]),
+        ('type: "ImageData" image_data_param { new_height: 5 new_width: 7 }', [1, 3, 5, 7]),
+        ('type: "WindowData" window_data_param { crop_size: 11 }', [1, 3, 11, 11]),
+        (
+            'type: "MemoryData" memory_data_param { batch_size: 2 channels: 4 height: 5 width: 6 }',
+            [2, 4, 5, 6],
+        ),
+    ],
+)
 def test_shapes_come_from_data_layers_that_tell_them(layer: str, shape: list[int]) -> None:
-    net = parse(f'layer {{ name: "d" top: "data" top: "label" {layer} }}'
-                'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }')
+    net = parse(
+        f'layer {{ name: "d" top: "data" top: "label" {layer} }}'
+        'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }'
+    )
     assert deploy_net(net).layer[0].input_param.shape[0].dim[:] == shape
 
 
-@pytest.mark.parametrize(("text", "shapes", "message"), [
-    (LENET, {}, r"layer mnist \(Data\): the shape of its blob data is not known; wanted 1xCxHxW; pass "
-                r"input_shapes=\{'data': ...\} or --input-shape C,H,W"),
-    (LENET.replace("scale: 0.1", "crop_size: 27"), {}, r"--input-shape C,27,27"),
-    (LENET, {"dta": (1,)}, "blob dta: no Input or data layer makes it"),
-    ('layer { name: "d" type: "Data" top: "x" } layer { name: "s" type: "Silence" bottom: "x" }', {},
-     "no layer leads to an output"),
-])
+@pytest.mark.parametrize(
+    ("text", "shapes", "message"),
+    [
+        (
+            LENET,
+            {},
+            r"layer mnist \(Data\): the shape of its blob data is not known; wanted 1xCxHxW; pass "
+            r"input_shapes=\{'data': ...\} or --input-shape C,H,W",
+        ),
+        (LENET.replace("scale: 0.1", "crop_size: 27"), {}, r"--input-shape C,27,27"),
+        (LENET, {"dta": (1,)}, "blob dta: no Input or data layer makes it"),
+        (
+            'layer { name: "d" type: "Data" top: "x" } layer { name: "s" type: "Silence" bottom: "x" }',
+            {},
+            "no layer leads to an output",
+        ),
+    ],
+)
 def test_a_net_that_cannot_be_deployed_is_refused_with_the_way_out(
     text: str, shapes: dict[str, tuple[int, ...]], message: str
 ) -> None:

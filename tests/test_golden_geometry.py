@@ -17,8 +17,14 @@ from surgery.coordinates import crop_offsets, fill_crops, map_to_input
 from surgery.shapes import NetShapes, Shape, infer_shapes
 
 TYPES = {"conv": "Convolution", "pool": "Pooling", "deconv": "Deconvolution"}
-CHAIN_TYPES = {"conv": "Convolution", "dilconv": "Convolution", "deconv": "Deconvolution", "pool": "Pooling",
-               "lrn": "LRN", "relu": "ReLU"}
+CHAIN_TYPES = {
+    "conv": "Convolution",
+    "dilconv": "Convolution",
+    "deconv": "Deconvolution",
+    "pool": "Pooling",
+    "lrn": "LRN",
+    "relu": "ReLU",
+}
 
 REFUSALS = {"scale mismatch": "a scale of 1", "negative": "begins before", "noninteger": "between two pixels"}
 
@@ -50,8 +56,11 @@ def test_golden_format_output_sizes(golden: Path, kind: str) -> None:
     table = json.loads(golden.read_text())
     rows = [dict(zip(table["columns"][kind], row, strict=True)) for row in table[kind]]
     assert rows
-    wrong = [row for row in rows
-             if infer_shapes(one_layer(kind, row)).blobs["y"] != (1, 1, row["out_h"], row["out_w"])]
+    wrong = [
+        row
+        for row in rows
+        if infer_shapes(one_layer(kind, row)).blobs["y"] != (1, 1, row["out_h"], row["out_w"])
+    ]
     assert wrong == []
 
 
@@ -116,8 +125,11 @@ def test_golden_layer_shapes(golden: Path) -> None:
 def test_golden_net_shapes(golden: Path) -> None:
     net = read(golden.with_suffix(".prototxt"))
     with np.load(golden) as arrays:
-        given = {key[3:]: arrays[key].shape for key in arrays.files
-                 if key.startswith("in/") and not key.endswith("_large")}
+        given = {
+            key[3:]: arrays[key].shape
+            for key in arrays.files
+            if key.startswith("in/") and not key.endswith("_large")
+        }
         shapes = infer_shapes(net, given)
         for key in arrays.files:
             kind, _, rest = key.partition("/")
@@ -140,8 +152,11 @@ def test_golden_net_shapes_after_a_reshape(golden: Path) -> None:
             assert "probe_large" not in {key.split("/")[0] for key in arrays.files}
             return
         shapes = infer_shapes(read(golden.with_suffix(".prototxt")), {"data": arrays["in/data_large"].shape})
-        sizes = {key[12:-6]: tuple(arrays[key]) for key in arrays.files
-                 if key.startswith("probe_large/") and key.endswith("/shape")}
+        sizes = {
+            key[12:-6]: tuple(arrays[key])
+            for key in arrays.files
+            if key.startswith("probe_large/") and key.endswith("/shape")
+        }
     assert sizes
     assert {name: shapes.blobs[name] for name in sizes} == sizes
 
