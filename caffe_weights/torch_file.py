@@ -50,7 +50,9 @@ def _load(path: str | os.PathLike[str], where: str) -> Any:
     with open_input(path) as file:
         mappable = file.read(4) == b"PK\x03\x04"  # else a pickle of before torch 1.6
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read is an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError:
         do = "save model.state_dict(); nothing else is loaded, since it could run code"
         raise FormatError(where, "a checkpoint of more than tensors", "a state dict", do) from None

@@ -66,7 +66,8 @@ def fcn8s() -> str:
     add = 'layer {{ name: "{0}" type: "Eltwise" bottom: "{1}" bottom: "{2}" top: "{0}" }}'
     return "\n".join(
         [
-            'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 3, 500, 500] } } }',
+            'layer { name: "data" type: "Input" top: "data"'
+            " input_param { shape { dim: [1, 3, 500, 500] } } }",
             conv.format("conv1_1", "data", "num_output: 1 kernel_size: 3 pad: 100"),
             pool.format("pool1", "conv1_1"),
             pool.format("pool2", "pool1"),
@@ -399,7 +400,8 @@ def test_a_layer_that_cannot_be_is_named_with_the_reason(
         ),
         ('input: "data" input_dim: 1', ["upgrade"]),
         (
-            'layer { name: "a" type: "Parameter" top: "x" param { name: "w" } parameter_param { shape { dim: 6 } } }'
+            'layer { name: "a" type: "Parameter" top: "x" param { name: "w" }'
+            " parameter_param { shape { dim: 6 } } }"
             'layer { name: "b" type: "Parameter" top: "y" param { name: "w" }'
             " parameter_param { shape { dim: [2, 3] } } }",
             ["layer b", "shares w", "layer a"],
