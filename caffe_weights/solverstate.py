@@ -141,7 +141,9 @@ def _name(file: h5py.File, where: str) -> str:
 def _member(file: h5py.File, name: str, kind: type, where: str) -> Any:
     found = file.get(name, getlink=True)
     if not isinstance(found, h5py.HardLink) or not isinstance(file[name], kind):
-        raise FormatError(where, f"no {kind.__name__.lower()} {name}", "a solver state", "is it a caffemodel?")
+        raise FormatError(
+            where, f"no {kind.__name__.lower()} {name}", "a solver state", "is it a caffemodel?"
+        )
     return file[name]
 
 

@@ -19,9 +19,9 @@ from caffe_weights.errors import InputError
 class LearningRate:
     """The rate of each iteration: `rate(iteration)`, to be read once an iteration, in order.
 
-    `solver` gives lr_policy, base_lr and what the policy needs of gamma, power, stepsize, stepvalue, max_iter.
-    `current_step` is what Caffe keeps in a snapshot under this name. InputError for an unknown policy and
-    missing or impossible fields.
+    `solver` gives lr_policy, base_lr and what the policy needs of gamma, power, stepsize, stepvalue and
+    max_iter. `current_step` is what Caffe keeps in a snapshot under this name. InputError for an unknown
+    policy and missing or impossible fields.
     """
 
     def __init__(self, solver: SolverParameter) -> None:
@@ -36,9 +36,9 @@ class LearningRate:
         except (OverflowError, ZeroDivisionError):
             rate = math.inf
         if isinstance(rate, complex) or not math.isfinite(rate):
-            policy = self.solver.lr_policy
-            raise InputError(f"solver: lr_policy {policy!r}", f"no finite rate at iteration {iteration}",
-                             "a finite one", f"correct {' and '.join(POLICIES[policy][1]) or 'base_lr'}")  # fmt: skip
+            fields = " and ".join(POLICIES[self.solver.lr_policy][1]) or "base_lr"
+            raise InputError(f"solver: lr_policy {self.solver.lr_policy!r}",
+                             f"no finite rate at iteration {iteration}", do=f"correct {fields}")  # fmt: skip
         return rate
 
 

@@ -81,10 +81,8 @@ class Net(nn.Module):
             self.definition = fill_crops(self.definition)
         self.phase: str = phase or caffe_pb2.Phase.Name(self.definition.state.phase)
         self.training = self.phase == "TRAIN"
-        self._like: Tensor
-        self.register_buffer(
-            "_like", torch.empty(0), persistent=False
-        )  # dtype and device, in a net of any kind
+        self._like: Tensor  # dtype and device, also of a net without parameters
+        self.register_buffer("_like", torch.empty(0), persistent=False)
         self._split = insert_splits(self.definition)
         layers = _make_layers(self._split, self.phase)
         self._flow = Dataflow.of(self._split, layers, _sources())
@@ -161,6 +159,18 @@ class Net(nn.Module):
     def learnable(self) -> list[Slot]:
         """Parameters that own their values, in Caffe's order, with lr_mult and decay_mult."""
         return self._slots.owned()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers that run, in order; they hold no parameters."""
+        return [step.layer for step in self._flow.steps]
+
+    def share_with(self, other: Net) -> None:
+        """Use the parameters of `other` in the layers of the same name, as a solver's test net does.
+
+        NetError where a layer has other parameters there; layers on one side only stay as they are.
+        """
+        self._slots.share(other._slots)
 
     def load_weights(self, weights: Weights, strict: bool = True) -> None:
         """Copy `weights` in, by layer name. WeightsError as when the net is made."""

@@ -2,12 +2,12 @@
 
 Follows `src/caffe/solvers/{sgd,nesterov,adagrad,rmsprop,adadelta,adam}_solver.cpp` of BVLC/caffe at 9b891540.
 One step does, in this order: clip the gradients by their global L2 norm, as they have been accumulated;
-divide them by iter_size; add weight decay; turn each into an update; subtract it. The learning rate is inside
-the update and so inside the velocity of SGD and Nesterov: after a change of rate, the old part of the velocity
-keeps the old rate (torch.optim.SGD applies the new one to all of it).
+divide them by iter_size; add weight decay; turn each into an update; subtract it. The learning rate is
+inside the update and so inside the velocity of SGD and Nesterov: after a change of rate, the old part of the
+velocity keeps the old rate (torch.optim.SGD applies the new one to all of it).
 
-Departures: a parameter without a gradient is left alone, as is PyTorch's custom, where Caffe would still decay
-it; the norm for clipping is summed in float64 over the parameters.
+Departures: a parameter without a gradient is left alone, as is PyTorch's custom, where Caffe would still
+decay it; the norm for clipping is summed in float64 over the parameters.
 """
 
 from __future__ import annotations
@@ -171,9 +171,10 @@ class AdaDelta(CaffeOptimizer):
 
 
 class Adam(CaffeOptimizer):
-    """m and v average g and g^2; w <- w - rate sqrt(1 - momentum2^t) / (1 - momentum^t) m / (sqrt(v) + delta).
+    """Averages m of g, v of g^2; w <- w - rate c m / (sqrt(v) + delta), c the correction of their start.
 
-    delta is added to the root of the uncorrected v, where torch.optim.Adam adds eps to the corrected one.
+    c is sqrt(1 - momentum2^t) / (1 - momentum^t) at the t-th update; delta is added to the root of the
+    uncorrected v, where torch.optim.Adam adds eps to the corrected one.
     """
 
     histories: ClassVar[tuple[str, ...]] = ("history", "squares")

@@ -133,6 +133,20 @@ class Slots:
         got = {id(slot.owner or slot) for slots in loaded for slot in slots}
         return [slot for slot in self.owned() if id(slot) not in got]
 
+    def share(self, other: Slots) -> None:
+        """Hold the Parameters of `other` in the layers of the same name. NetError for other shapes."""
+        for name in self.layers.keys() & other.layers.keys():
+            theirs, ours = ([slot.shape for slot in s.layers[name]] for s in (other, self))
+            if theirs != ours:
+                raise NetError(f"layer {name}", f"parameters {', '.join(map(dims, ours))}",
+                               f"{', '.join(map(dims, theirs))}, as in the net it shares them with")  # fmt: skip
+        for slot in self.all():
+            parameter = other.layers[slot.layer][slot.index].parameter() if slot.layer in other.layers else None
+            if parameter is None and slot.owner is not None:
+                parameter = slot.parameter()  # its owner may have got another one
+            if parameter is not None and parameter.shape == slot.shape:
+                slot.holder._parameters[slot.attribute] = parameter
+
     def _slot(self, slot: Slot, spec: caffe_pb2.ParamSpec, layer: Layer) -> Slot:
         owner = self._owners.setdefault(spec.name, slot) if spec.name else slot
         if owner is slot:
