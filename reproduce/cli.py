@@ -34,6 +34,7 @@ COMMANDS = {
     "classify": ("classify", "Name the most probable classes of pictures."),
     "net": ("net", "Print the prototxt of a published net."),
     "solver": ("solver", "Print the solver prototxt of a published net."),
+    "start": ("start", "Make the starting weights of a net from those of its predecessor."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
 }
 

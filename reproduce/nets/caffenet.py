@@ -31,7 +31,7 @@ def stages(
     param: Params = UNSAID if bare else LEARNED
     for index, (kernel, width, stride, own_pad, group) in enumerate(CONVS, 1):
         extra = {"group": group} if bare or group > 1 else {}
-        n[f"conv{index}"] = conv(bottom, kernel, form.width(width, group), stride,
+        n[f"conv{index}"] = conv(bottom, kernel, form.width(width, 2), stride,
                                  pad if index == 1 else own_pad, param, **extra)  # fmt: skip
         bottom = relu(n, f"relu{index}", n[f"conv{index}"])
         if index <= 2:
