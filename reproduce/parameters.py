@@ -138,13 +138,14 @@ class Slots:
         for name in self.layers.keys() & other.layers.keys():
             theirs, ours = ([slot.shape for slot in s.layers[name]] for s in (other, self))
             if theirs != ours:
-                raise NetError(f"layer {name}", f"parameters {', '.join(map(dims, ours))}",
-                               f"{', '.join(map(dims, theirs))}, as in the net it shares them with")  # fmt: skip
+                found, wanted = (", ".join(map(dims, shapes)) for shapes in (ours, theirs))
+                raise NetError(f"layer {name}", f"parameters {found}", f"{wanted}, to be shared with a net")
         for slot in self.all():
-            parameter = other.layers[slot.layer][slot.index].parameter() if slot.layer in other.layers else None
-            if parameter is None and slot.owner is not None:
+            if slot.layer in other.layers:
+                parameter = other.layers[slot.layer][slot.index].parameter()
+            else:
                 parameter = slot.parameter()  # its owner may have got another one
-            if parameter is not None and parameter.shape == slot.shape:
+            if parameter.shape == slot.shape:
                 slot.holder._parameters[slot.attribute] = parameter
 
     def _slot(self, slot: Slot, spec: caffe_pb2.ParamSpec, layer: Layer) -> Slot:
