@@ -48,6 +48,7 @@ setup(
         "console_scripts": [
             "fcn = reproduce.cli:main",
             "convert-weights = reproduce.cli:convert_weights_main",
-        ]
+        ],
+        "pytest11": ["fcn-goldens = reproduce.goldens_option"],
     },
 )

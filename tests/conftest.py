@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from reproduce.goldens_option import pytest_addoption  # noqa: F401
+
 KINDS = {"layers": "layer", "nets": "net", "solvers": "solver", "formats": "format"}
 _HERE = Path(__file__).parent / "goldens"
 _EMPTY = pytest.StashKey[list[str]]()
@@ -42,10 +44,6 @@ def goldens_directory(config: pytest.Config) -> Path:
 def goldens(pytestconfig: pytest.Config) -> Path:
     """The goldens directory, for tests that need certain files and no cases."""
     return goldens_directory(pytestconfig)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--goldens", metavar="DIR", help="run the golden tests on DIR (default: tests/goldens)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
