@@ -28,7 +28,6 @@ from caffe_weights.caffemodel import (
 )
 from caffe_weights.errors import FileError, FormatError, WeightsError
 from caffe_weights.files import open_input, replace_file
-from caffe_weights.hdf5 import read_hdf5, write_hdf5
 from caffe_weights.mapped import CAFFE_MOST_BYTES
 from caffe_weights.safetensors_file import read_safetensors, write_safetensors
 from caffe_weights.torch_file import read_torch, write_torch
@@ -94,6 +93,8 @@ def write_weights(
     checked = _checked(weights if net is None else with_shared(weights, net))
     with replace_file(path, force) as temporary:
         if kind == "hdf5":
+            from caffe_weights.hdf5 import write_hdf5  # h5py is a tenth of the start of `fcn inspect`
+
             write_hdf5(checked, temporary)
             return
         # Not "wb": ext4 puts a file on the disk when it is closed if it was truncated, even from nothing.
@@ -179,6 +180,8 @@ def _definition(model: CaffeModel) -> NetParameter:
 
 
 def _read_hdf5(path: PathLike) -> Weights:
+    from caffe_weights.hdf5 import read_hdf5
+
     groups = read_hdf5(path)  # Caffe writes one for every layer, also where it has no blobs
     return Weights({name: blobs for name, blobs in groups.items() if blobs}, source=str(path))
 

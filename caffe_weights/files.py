@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +98,7 @@ def _checked_target(path: PathLike, force: bool) -> Path:
 
 def _create_sibling(target: Path, path: PathLike) -> tuple[Path, int]:
     """A new empty file beside `target`, with the permissions that the umask gives, and these."""
-    sibling = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}{target.suffix}")
+    sibling = target.with_name(f".{target.stem[:80]}.{os.urandom(4).hex()}{target.suffix}")
     try:
         descriptor = os.open(sibling, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
