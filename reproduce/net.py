@@ -26,6 +26,7 @@ from caffe_weights.filtering import filter_net, insert_splits
 from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
 from reproduce.dataflow import Dataflow, Plan, Run
+from reproduce.frame import Frame, Shortcut, Value, may_help, plain
 from reproduce.layers import LAYERS
 from reproduce.layers.base import Layer
 from reproduce.parameters import Slot, Slots, shapes_from_weights
@@ -64,14 +65,15 @@ class Net(nn.Module):
         crop: str = "bvlc",
         seed: int | None = None,
         strict: bool = True,
+        frame: bool | None = None,
     ) -> None:
         """Build `net`, a definition of today's form, for a phase, level and stages.
 
         `weights` are matched by layer name, shapes must be equal; with `strict` every layer with parameters
         must be in them, else the fillers serve the rest (`seed` fixes them), as they serve all without
         weights. `input_shapes` are needed for data layers, unless weights tell the parameters' shapes.
-        `crop="auto"` aligns each Crop that has no crop_param, as the older fork of Caffe did. NetError,
-        WeightsError.
+        `crop="auto"` aligns each Crop that has no crop_param, as the older fork of Caffe did. `frame`: take
+        the exact shortcut of `reproduce.frame`; None where it pays, False never. NetError, WeightsError.
         """
         super().__init__()
         self.definition = filter_net(net, phase, level, stages)
@@ -89,6 +91,7 @@ class Net(nn.Module):
         self._declared: dict[str, Shape] = dict(input_shapes or {})
         self._plans: dict[tuple[frozenset[str], tuple[str, ...]], Plan] = {}
         self._checked: set[object] = set()
+        self._frame = Frame(frame) if frame is not False and may_help(list(layers.values())) else None
         self._first: NetShapes | None = None
         self._slots = Slots()
         self._add_parameters(layers, weights)
@@ -196,17 +199,21 @@ class Net(nn.Module):
     def forward(self, *, keep: str | Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
         """Run the net; the class says how."""
         given = {name: self._input(name, value) for name, value in inputs.items()}
-        plan = self._plan(given, (keep,) if isinstance(keep, str) else tuple(keep))
-        exporting = torch.compiler.is_compiling()
+        kept = (keep,) if isinstance(keep, str) else tuple(keep)
+        plan = self._plan(given, kept)
+        exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        shortcut = None
         if not exporting:
-            self._check(plan, {name: tuple(x.shape) for name, x in given.items()})
+            shapes = {name: tuple(x.shape) for name, x in given.items()}
+            self._check(plan, shapes)
+            shortcut = self._shortcut(plan, kept, shapes)
         if self._like.is_cuda:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        values = {self._flow.inputs[name]: x for name, x in given.items()}
+        values: dict[int, Value] = {self._flow.inputs[name]: x for name, x in given.items()}
         in_place = not (torch.is_grad_enabled() or exporting)
         for run in plan.runs:
-            self._run(run, values, in_place)
-        return {name: values[version].contiguous() for name, version in plan.results.items()}
+            self._run(run, values, in_place, shortcut)
+        return {name: plain(values[version]).contiguous() for name, version in plan.results.items()}
 
     def __repr__(self) -> str:
         count = sum(slot.parameter().numel() for slot in self._slots.owned())
@@ -286,10 +293,25 @@ class Net(nn.Module):
             "give the size it was made for, or cut a classifier (convert-weights --convolutional)",
         )
 
-    def _run(self, run: Run, values: dict[int, Tensor], in_place: bool) -> None:
-        step = run.step
-        bottoms = [values[version] for version in step.bottoms] or [self._like]
-        blobs = [slot.tensor() for slot in self._slots.layers.get(step.layer.name, ())]
+    def _shortcut(self, plan: Plan, keep: tuple[str, ...], shapes: dict[str, Shape]) -> Shortcut | None:
+        if self._frame is None:
+            return None
+        key = (keep, tuple(sorted(shapes.items())))
+        return self._frame.shortcut(key, plan, lambda: self._infer(plan, shapes), self._blobs, self._like)
+
+    def _blobs(self, layer: str) -> list[Tensor]:
+        return [slot.tensor() for slot in self._slots.layers.get(layer, ())]
+
+    def _run(
+        self, run: Run, values: dict[int, Value], in_place: bool, shortcut: Shortcut | None = None
+    ) -> None:
+        step, blobs = run.step, self._blobs(run.step.layer.name)
+        if shortcut is not None and shortcut.takes(step):
+            values[step.tops[0]] = shortcut.run(run, [values[v] for v in step.bottoms], blobs, in_place)
+            for version in run.last_use:
+                del values[version]
+            return
+        bottoms = [plain(values[version]) for version in step.bottoms] or [self._like]
         if in_place and run.overwrites:
             tops = [step.layer.overwrite(bottoms[0], blobs)]
         else:

@@ -9,6 +9,7 @@ bound); an index outside the table of Embed is an error, not a debug check.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as nnf
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
 from reproduce.layers.base import Definition, Filler, Layer, checked_indices, positive_axis
-from surgery.geometry import Window, conv_size, conv_window
+from surgery.geometry import Shape, Window, conv_size, conv_window
 
 Weighted = caffe_pb2.ConvolutionParameter | caffe_pb2.InnerProductParameter | caffe_pb2.EmbedParameter
 Operator = Callable[..., Tensor]
@@ -53,9 +54,10 @@ class Convolution(_Windowed):
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         return [self.convolve(x, blobs) for x in bottoms]
 
-    def convolve(self, x: Tensor, blobs: list[Tensor]) -> Tensor:
-        """The top of one bottom."""
+    def convolve(self, x: Tensor, blobs: list[Tensor], pad: Shape | None = None) -> Tensor:
+        """The top of one bottom, with the layer's own padding or another."""
         axis, window = self.window(x.dim())
+        window = window if pad is None else replace(window, pad=pad)
         lead, size = x.shape[:axis], x.shape[axis + 1 :]
         x = _enlarge(x if axis == 1 else x.reshape(-1, *x.shape[axis:]), size, window)
         convolve = CONVOLVE[_spatial(self, len(size))]
