@@ -203,6 +203,8 @@ class Solver:
             }  # fmt: skip
             write_snapshot(stem, self.form, self.net, self._state(), resume)
             log.info("Snapshotting solver state to %s", path)
+        if self.processes > 1:
+            distributed.barrier()  # none reads it before it is there
         return path
 
     def restore(self, path: str | Path) -> None:

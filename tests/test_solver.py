@@ -393,10 +393,10 @@ def test_bad_solver(text: str, message: str) -> None:
 
 def test_bad_solver_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "solver.prototxt"
-    for text, message in {RATE: f"{path}: solver: no net to train", 'net: "x"': f"{path}: solver: no lr_policy",
-                          RATE + "foo: 1": f"{path}:1:"}.items():  # fmt: skip
+    bad = {RATE: ": solver: no net to train", 'net: "x"': ": solver: no lr_policy", RATE + "foo: 1": ":1:"}
+    for text, message in bad.items():
         path.write_text(text)
-        with pytest.raises(InputError, match="^" + re.escape(message)):
+        with pytest.raises(InputError, match="^" + re.escape(f"{path}{message}")):
             Solver.from_prototxt(path)
 
 
