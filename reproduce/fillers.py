@@ -34,7 +34,7 @@ def fill(
     if filler.sparse != -1 and filler.type != "gaussian":
         raise _fail(filler, f"sparse {filler.sparse}", "no sparse", "only the gaussian filler can be sparse")
     sizes = tuple(int(size) for size in shape)
-    return FILLERS[filler.type](sizes, filler, np.random.default_rng(seed))
+    return np.asarray(FILLERS[filler.type](sizes, filler, np.random.default_rng(seed)), np.float32)
 
 
 def _constant(shape: tuple[int, ...], filler: FillerParameter, rng: np.random.Generator) -> np.ndarray:

@@ -32,7 +32,7 @@ from reproduce.layers.base import Layer
 from reproduce.parameters import Slot, Slots, shapes_from_weights
 from surgery.coordinates import fill_crops
 from surgery.geometry import dims
-from surgery.shapes import NetShapes, Shape, data_types, infer_shapes, needed_inputs
+from surgery.shapes import NetShapes, Shape, check_counts, data_types, infer_shapes, needed_inputs
 
 NetParameter = caffe_pb2.NetParameter
 ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
@@ -279,7 +279,10 @@ class Net(nn.Module):
         net = self.definition
         if plan.missing:
             net = _without(net, plan.dropped)
-        return infer_shapes(net, {**self._declared, **shapes, **dict.fromkeys(plan.missing, (1,))})
+        inferred = infer_shapes(net, {**self._declared, **shapes, **dict.fromkeys(plan.missing, (1,))})
+        for run in plan.runs:
+            run.step.layer.check(inferred.layers[run.step.layer.name].bottoms)
+        return inferred
 
     def _misfit(self, slot: Slot, needed: Shape, inferred: NetShapes) -> NetError:
         step = next(step for step in self._flow.steps if step.layer.name == slot.layer)
@@ -326,6 +329,7 @@ class Net(nn.Module):
 def _make_layers(net: NetParameter, phase: str) -> dict[str, Layer]:
     sources = _sources()
     for definition in net.layer:
+        check_counts(definition)
         if definition.type in sources and definition.bottom:
             raise NetError(
                 f"layer {definition.name}",

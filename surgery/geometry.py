@@ -140,9 +140,8 @@ def weight_shape(layer: Layer, channels: int, window: Window) -> Shape:
 def find_axis(layer: Layer, field: str, axis: int, rank: int) -> int:
     """`axis` counted from the front; NetError unless a blob with `rank` axes has it."""
     if not -rank <= axis < rank:
-        raise fail(
-            layer, f"{field} {axis} on a blob with {rank} axes", f"{-rank} to {rank - 1}", f"set {field}"
-        )
+        wanted = f"{-rank} to {rank - 1}" if rank else "a blob with axes"
+        raise fail(layer, f"{field} {axis} on a blob with {rank} axes", wanted, f"set {field}")
     return axis % rank
 
 

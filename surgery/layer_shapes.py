@@ -8,7 +8,7 @@ parameter blobs (in Caffe's order) out. Follows the `Reshape` and `LayerSetUp` f
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import isfinite, log, prod
 
 from surgery.geometry import (
     Layer,
@@ -153,10 +153,28 @@ def softmax(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 
 
 def logarithmic(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
-    """Exp and Log: the base is e (-1) or positive."""
+    """Exp and Log: the base is e (-1) or positive, and not 1 in Log."""
+    log_of_base(layer)
+    return bottoms[:1], ()
+
+
+def log_of_base(layer: Layer) -> float:
+    """Natural logarithm of the base of an Exp or Log layer. NetError where Caffe's check would fail."""
     base = (layer.exp_param if layer.type == "Exp" else layer.log_param).base
-    if base != -1 and base <= 0:
+    if base == -1:
+        return 1.0
+    if base <= 0 or not isfinite(base):
         raise fail(layer, f"base {base:g}", "a positive number, or -1 for e", "set base")
+    if base == 1 and layer.type == "Log":
+        raise fail(layer, "base 1", "another base: 1 has no logarithm", "set base")
+    return log(base)
+
+
+def dropout(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
+    """Dropout: the ratio is a probability below 1."""
+    ratio = layer.dropout_param.dropout_ratio
+    if not 0 <= ratio < 1:
+        raise fail(layer, f"dropout_ratio {ratio:g}", "at least 0 and below 1", "set dropout_ratio")
     return bottoms[:1], ()
 
 

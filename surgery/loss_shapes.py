@@ -26,6 +26,8 @@ def paired_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 def hinge_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """HingeLoss: one label an item."""
     _same_items(layer, bottoms)
+    if prod(bottoms[1]) != bottoms[0][0]:  # Caffe would read the first so many
+        raise _mismatch(layer, bottoms, "one label an item")
     return ((),), ()
 
 
@@ -53,6 +55,8 @@ def contrastive_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     if first[2:] != (1, 1) or second[2:] != (1, 1) or first[1] != second[1] or label[1:] != (1, 1, 1):
         raise _mismatch(layer, bottoms, "features N x C, features N x C and labels N")
     _same_items(layer, bottoms)
+    if label[0] != first[0]:
+        raise _mismatch(layer, bottoms, f"a label for each of {first[0]} pairs")
     return ((),), ()
 
 

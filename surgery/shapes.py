@@ -41,7 +41,6 @@ LAYER_RULES: dict[str, LayerRule] = {
             "AbsVal",
             "BNLL",
             "Clip",
-            "Dropout",
             "ELU",
             "Power",
             "ReLU",
@@ -61,6 +60,7 @@ LAYER_RULES: dict[str, LayerRule] = {
     "Convolution": LayerRule(layers.convolution, (1, MANY), (1, MANY)),
     "Crop": LayerRule(arrays.crop, (2, 2)),
     "Deconvolution": LayerRule(layers.convolution, (1, MANY), (1, MANY)),
+    "Dropout": LayerRule(layers.dropout),
     "DummyData": LayerRule(losses.dummy_data, (0, 0), (1, MANY)),
     "Eltwise": LayerRule(layers.eltwise, (2, MANY)),
     "Embed": LayerRule(layers.embed),
@@ -203,9 +203,8 @@ def check_given(net: Net, given: Mapping[str, Shape]) -> None:
 
 
 def _infer_layer(layer: Layer, blobs: Mapping[str, Shape], given: Mapping[str, Shape]) -> LayerShapes:
-    _check_type(layer)
     bottoms = tuple(_bottom(layer, name, blobs) for name in layer.bottom)
-    _check_counts(layer)
+    check_counts(layer)
     if layer.type in SOURCES:
         tops, params = _source_tops(layer, given), ()  # type: Shapes, Shapes
     else:
@@ -240,7 +239,9 @@ def _bottom(layer: Layer, name: str, blobs: Mapping[str, Shape]) -> Shape:
     return blobs[name]
 
 
-def _check_counts(layer: Layer) -> None:
+def check_counts(layer: Layer) -> None:
+    """NetError for an unknown type, or a number of bottoms, tops or loss weights that it does not take."""
+    _check_type(layer)
     if layer.type in SOURCES:
         bottoms, tops = (0, MANY if layer.type == "Python" else 0), SOURCES[layer.type]
     else:
@@ -249,9 +250,10 @@ def _check_counts(layer: Layer) -> None:
         if not low <= count <= high:
             wanted = f"{low}" if low == high else f"at least {low}" if high == MANY else f"{low} to {high}"
             raise fail(layer, f"{count} {what}s", wanted, f"correct {what}")
-    for name, wanted_count in (("loss_weight", len(layer.top)), ("propagate_down", len(layer.bottom))):
+    weights = len(layer.top) or int(layer.type.endswith("Loss"))  # a loss without a top gets one
+    for name, wanted_count in (("loss_weight", weights), ("propagate_down", len(layer.bottom))):
         count = len(getattr(layer, name))
-        if count not in (0, wanted_count) and layer.top:
+        if count not in (0, wanted_count):
             raise fail(layer, f"{count} values of {name}", f"none or {wanted_count}")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
+from surgery.geometry import Shape
 
 FLT_MAX = torch.finfo(torch.float32).max
 FLT_MIN = torch.finfo(torch.float32).tiny
@@ -51,6 +52,12 @@ class Layer:
     def overwrite(self, bottom: Tensor, blobs: list[Tensor]) -> Tensor:
         """The top, computed into the memory of the only bottom; called without gradients only."""
         raise NotImplementedError(f"{type(self).__name__} cannot work in place")
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """Called before a net runs with bottoms of these shapes, which the shape rule has accepted.
+
+        NetError for what the rule cannot know.
+        """
 
     def fillers(self) -> list[Filler]:
         """One filler a parameter blob, in Caffe's order; its length is the count of parameters."""

@@ -8,7 +8,7 @@ bound); an index outside the table of Embed is an error, not a debug check.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -44,6 +44,12 @@ class _Windowed(Layer):
             self.windows[rank] = axis, conv_window(self.definition, rank - axis - 1)
         return self.windows[rank]
 
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """NetError unless PyTorch has a kernel for so many spatial axes."""
+        axes = len(bottoms[0]) - positive_axis(self.param.axis, len(bottoms[0])) - 1
+        if axes not in CONVOLVE:
+            raise NetError(self.where(), f"axis {self.param.axis} leaves {axes} spatial axes", "1 to 3")
+
     def fillers(self) -> list[Filler]:
         return _weight_and_bias(self.param)
 
@@ -60,7 +66,7 @@ class Convolution(_Windowed):
         window = window if pad is None else replace(window, pad=pad)
         lead, size = x.shape[:axis], x.shape[axis + 1 :]
         x = _enlarge(x if axis == 1 else x.reshape(-1, *x.shape[axis:]), size, window)
-        convolve = CONVOLVE[_spatial(self, len(size))]
+        convolve = CONVOLVE[len(size)]
         bias = blobs[1] if len(blobs) > 1 else None
         y = convolve(x, blobs[0], bias, window.stride, window.pad, window.dilation, self.group)
         return y if axis == 1 else y.reshape(*lead, *y.shape[1:])
@@ -76,7 +82,7 @@ class Deconvolution(_Windowed):
         """The top of one bottom."""
         axis, window = self.window(x.dim())
         lead = x.shape[:axis]
-        deconvolve = DECONVOLVE[_spatial(self, x.dim() - axis - 1)]
+        deconvolve = DECONVOLVE[x.dim() - axis - 1]
         x = x if axis == 1 else x.reshape(-1, *x.shape[axis:])
         bias = blobs[1] if len(blobs) > 1 else None
         y = deconvolve(x, blobs[0], bias, window.stride, window.pad, 0, self.group, window.dilation)
@@ -152,9 +158,3 @@ def _enlarge(x: Tensor, size: torch.Size, window: Window) -> Tensor:
     # a kernel a little larger than its padded input makes one output in Caffe: zeros beyond the edge
     short = [max(0, extent - n - 2 * p) for n, extent, p in zip(size, window.extent, window.pad, strict=True)]
     return nnf.pad(x, [p for more in reversed(short) for p in (0, more)]) if any(short) else x
-
-
-def _spatial(layer: Layer, axes: int) -> int:
-    if axes not in CONVOLVE:
-        raise NetError(layer.where(), f"{axes} spatial axes", "1 to 3")
-    return axes

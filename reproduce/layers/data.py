@@ -8,11 +8,15 @@ on what device its tops are wanted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from caffe_weights.errors import NetError
 from reproduce.fillers import fill
 from reproduce.layers.base import Definition, Filler, Layer, constant
+from surgery.geometry import Shape
 
 
 class DummyData(Layer):
@@ -28,6 +32,17 @@ class DummyData(Layer):
             torch.from_numpy(fill(self.shape(i), self.filler(i), seed + i)).to(bottoms[0])
             for i in range(len(self.definition.top))
         ]
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """NetError for a filler that cannot fill its top, tried on one slice of it."""
+        for i in range(len(self.definition.top)):
+            shape, filler = self.shape(i), self.filler(i)
+            thin = shape if filler.type == "bilinear" else shape[:1] + (1,) * (len(shape) - 1)
+            try:
+                fill(thin, filler, 0)
+            except NetError as error:
+                where = f"{self.where()}: {error.where}"
+                raise NetError(where, error.found, error.wanted, error.do) from None
 
     def random(self) -> bool:
         """Whether any top needs the generator, PyTorch's, so that `torch.manual_seed` fixes it."""

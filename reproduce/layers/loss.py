@@ -13,6 +13,7 @@ probabilities, which Caffe at this commit documents but cannot build.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from caffe_weights import caffe_pb2
-from caffe_weights.errors import NetError
+from caffe_weights.errors import InputError, NetError
 from caffe_weights.mean import read_mean
 from reproduce.layers.base import FLT_MIN, Definition, Layer, checked_indices, positive_axis, split_shape
+from surgery.geometry import Shape
 
 LOG_THRESHOLD = 1e-20
 LossParameter = caffe_pb2.LossParameter
@@ -110,8 +112,21 @@ class InfogainLoss(_Labelled):
         """H, (classes, classes), a bottom or read from `source` once."""
         if len(bottoms) > 2:
             return bottoms[2].detach().reshape(classes, classes)
+        return self.read(classes).to(bottoms[0]).reshape(classes, classes)
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """NetError, FileError or FormatError if `source` holds no matrix of this size."""
+        if len(bottoms) < 3:
+            self.read(bottoms[0][positive_axis(self.axis, len(bottoms[0]))])
+
+    def read(self, classes: int) -> Tensor:
+        """The matrix in `source`, read once."""
         if self.matrix is None:
-            self.matrix = torch.tensor(read_mean(self.source))
+            try:
+                self.matrix = torch.tensor(read_mean(self.source))
+            except InputError as error:
+                where = f"{self.where()}: {error.where}"
+                raise type(error)(where, error.found, error.wanted, error.do) from None
         if self.matrix.numel() != classes**2:
             raise NetError(
                 f"{self.where()}: {self.source}",
@@ -119,14 +134,14 @@ class InfogainLoss(_Labelled):
                 f"{classes**2}, one for each pair of {classes} classes",
                 "correct source",
             )
-        return self.matrix.to(bottoms[0]).reshape(classes, classes)
+        return self.matrix
 
 
 class MultinomialLogisticLoss(_Labelled):
     """-log of the labelled class's entry of bottom 0, a probability, averaged over the batch."""
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        prob, label = bottoms[0].flatten(1), bottoms[1]
+        prob, label = _rows(bottoms[0]), bottoms[1]
         target = checked_indices(self.where(), label, prob.shape[1]).reshape(-1, 1)
         picked = bounded(prob.gather(1, target), LOG_THRESHOLD, math.inf)
         return [-picked.log().sum() / prob.shape[0]]
@@ -163,7 +178,7 @@ class HingeLoss(_Labelled):
         self.squared = param.norm == param.L2
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        x, label = bottoms[0].flatten(1), bottoms[1]
+        x, label = _rows(bottoms[0]), bottoms[1]
         target = checked_indices(self.where(), label, x.shape[1]).reshape(-1, 1)
         sign = torch.ones_like(x).scatter(1, target, -1.0)
         margin = nnf.relu(1 + sign * x)
@@ -182,7 +197,7 @@ class ContrastiveLoss(_Labelled):
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         a, b, similar = bottoms
-        squared = ((a - b).flatten(1) ** 2).sum(1)
+        squared = (_rows(a - b) ** 2).sum(1)
         if self.legacy:
             apart = nnf.relu(self.margin - squared)
         else:
@@ -224,6 +239,10 @@ def bounded(x: Tensor, low: float, high: float) -> Tensor:
     """`x` brought into [low, high] in the forward pass; the gradient passes as if it were not."""
     result: Tensor = _Bounded.apply(x, low, high)
     return result
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], -1)  # flatten(1) wants a second axis
 
 
 class _Bounded(torch.autograd.Function):

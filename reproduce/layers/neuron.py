@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from reproduce.layers.base import Definition, Filler, Layer, constant
+from surgery.layer_shapes import log_of_base
 
 
 class ReLU(Layer):
@@ -142,9 +143,9 @@ class Exp(Layer):
     def __init__(self, definition: Definition, phase: str) -> None:
         super().__init__(definition, phase)
         param = definition.exp_param
-        log = 1.0 if param.base == -1 else math.log(param.base)
+        log = log_of_base(definition)
         self.inner = log * param.scale
-        self.outer = 1.0 if param.shift == 0 else math.exp(log * param.shift)
+        self.outer = 1.0 if param.shift == 0 else _pow(math.e, log * param.shift)
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         y = torch.exp(self.inner * bottoms[0])
@@ -158,7 +159,7 @@ class Log(Layer):
         super().__init__(definition, phase)
         param = definition.log_param
         self.scale, self.shift = param.scale, param.shift
-        self.factor = 1.0 if param.base == -1 else 1 / math.log(param.base)
+        self.factor = 1 / log_of_base(definition)
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         y = torch.log(bottoms[0] * self.scale + self.shift)

@@ -77,7 +77,7 @@ class BatchNorm(Layer):
 
 
 class MVN(Layer):
-    """Mean subtracted, and divided by deviation + eps unless normalize_variance is false."""
+    """Mean subtracted, and divided by deviation + eps unless normalize_variance is false; four axes out."""
 
     def __init__(self, definition: Definition, phase: str) -> None:
         super().__init__(definition, phase)
@@ -87,6 +87,7 @@ class MVN(Layer):
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         x = bottoms[0]
+        x = x.reshape(*x.shape, *(1,) * (4 - x.dim()))
         rows = x.reshape(*x.shape[: self.first], -1)
         y = _Normalize.apply(rows, self.eps) if self.variance else rows - rows.mean(-1, keepdim=True)
         return [y.reshape(x.shape)]

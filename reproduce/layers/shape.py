@@ -65,7 +65,7 @@ class Split(Layer):
 
 
 class Flatten(Layer):
-    """Axes `axis` to `end_axis` as one."""
+    """Axes `axis` to `end_axis` as one; a new axis of 1 if the second lies just before the first."""
 
     fresh = False
 
@@ -74,7 +74,9 @@ class Flatten(Layer):
         self.axis, self.end_axis = definition.flatten_param.axis, definition.flatten_param.end_axis
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        return [bottoms[0].flatten(self.axis, self.end_axis)]
+        x = bottoms[0]
+        start, end = positive_axis(self.axis, x.dim()), positive_axis(self.end_axis, x.dim())
+        return [x.unsqueeze(start) if end < start else x.flatten(start, end)]
 
 
 class Reshape(Layer):
@@ -92,7 +94,7 @@ class Reshape(Layer):
         start = self.axis if self.axis >= 0 else x.dim() + self.axis + 1
         end = x.dim() if self.num_axes == -1 else start + self.num_axes
         dims = [x.shape[start + i] if d == 0 else d for i, d in enumerate(self.dims)]
-        return [x.reshape(*x.shape[:start], *dims, *x.shape[end:])]
+        return [x.reshape((*x.shape[:start], *dims, *x.shape[end:]))]
 
 
 class Crop(Layer):
