@@ -55,7 +55,7 @@ from reproduce.framed import Framed, Layout, Spans, unfold
 from reproduce.layers.base import Layer
 from reproduce.layers.convolution import Convolution
 from surgery.border import Axis, common_axis, first_axis, hull, image_axis, next_axis, read_span
-from surgery.geometry import Window, conv_window
+from surgery.geometry import Shape, Window, conv_window
 from surgery.shapes import LayerShapes, NetShapes
 from surgery.summary import MULTIPLY_ADDS
 
@@ -96,7 +96,7 @@ class Framing:
     """The shortcut through one plan for inputs of one size: its layers by name, its class, what it saves."""
 
     pieces: dict[str, Piece]
-    size_class: tuple[tuple[str, int, int, int, int], ...]
+    size_class: tuple[object, ...]
     flops: Flops
 
 
@@ -191,11 +191,15 @@ def make_framing(plan: Plan, found: Mapping[str, LayerShapes], eager: bool = Fal
     gain = flops.plain - flops.regions - flops.rims
     if not pieces or not (eager or gain >= LEAST_GAIN * flops.plain):
         return None
-    size_class = tuple(
-        (name, *(n for axis in piece.layout.axes for n in (axis.low, axis.kept)))
-        for name, piece in pieces.items()
-    )
-    return Framing(pieces, size_class, flops)  # type: ignore[arg-type]
+    classes = tuple(_class(name, piece, found[name].bottoms[0]) for name, piece in pieces.items())
+    return Framing(pieces, classes, flops)
+
+
+def _class(name: str, piece: Piece, bottom: Shape) -> tuple[object, ...]:
+    # what a rim depends on besides the parameters: how it is folded, and the size of the map it is made from
+    axes = piece.layout.axes
+    made_from = (n - axis.fold * s for n, axis, s in zip(bottom[2:], axes, piece.window.stride, strict=True))
+    return name, *((axis.low, axis.kept) for axis in axes), *(() if piece.first else made_from)
 
 
 def _follow(step: Step, found: LayerShapes, windows: dict[str, Window], axes: dict[int, Axes]) -> None:
