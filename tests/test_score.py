@@ -251,8 +251,10 @@ def test_command_says_the_rule(tmp_path: Path) -> None:
     arguments = ("score", str(tmp_path / "p.png"), str(tmp_path / "t.png"), "--classes", "3")
     done = run_fcn(*arguments, "--names", str(tmp_path / "names"))
     lines = done.stdout.splitlines()
-    assert lines[:5] == ["1 image, 3 pixels", "pixel accuracy          66.67%", "mean accuracy           66.67%",
-                         "mean IU                 33.33%", "frequency weighted IU   66.67%"]  # fmt: skip
+    assert lines[0] == "1 image, 3 pixels"
+    assert [line.rsplit(maxsplit=1)[0] for line in lines[1:5]] == [
+        "pixel accuracy", "mean accuracy", "mean IU", "frequency weighted IU"]  # fmt: skip
+    assert [line.split()[-1] for line in lines[1:5]] == ["66.67%", "66.67%", "33.33%", "66.67%"]
     assert lines[5].endswith(
         "a class absent from the truth but predicted counts with IU 0; by rule skip 66.67%"
     )
