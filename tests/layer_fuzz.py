@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -108,7 +109,7 @@ def _draw_message(rng: random.Random, message: Message, tame: bool) -> None:
             _draw_value(rng, message, field, tame)
 
 
-def _draw_value(rng: random.Random, message: Message, field: FieldDescriptor, tame: bool) -> None:
+def _draw_value(rng: random.Random, message: Message, field: Any, tame: bool) -> None:
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
         inner = getattr(message, field.name)
         inner = inner.add() if field.is_repeated else inner
@@ -122,7 +123,7 @@ def _draw_value(rng: random.Random, message: Message, field: FieldDescriptor, ta
         setattr(message, field.name, _scalar(rng, field, tame))
 
 
-def _scalar(rng: random.Random, field: FieldDescriptor, tame: bool) -> int | float | bool | str:
+def _scalar(rng: random.Random, field: Any, tame: bool) -> int | float | bool | str:
     integer = rng.choice(TAME_INTEGERS if tame else WILD_INTEGERS)
     if field.cpp_type in SIGNED:
         return integer
