@@ -105,8 +105,8 @@ class CaffeOptimizer(torch.optim.Optimizer):
     def _clipping(self, grads: list[Tensor]) -> float:
         if self.clip_gradients < 0 or not grads:
             return 1.0
-        norms = [torch.linalg.vector_norm(grad) for grad in grads]
-        norm = math.sqrt(sum(float(value) ** 2 for value in norms))
+        norms = [torch.linalg.vector_norm(grad).double().to(grads[0].device) for grad in grads]
+        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         return self.clip_gradients / norm if norm > self.clip_gradients else 1.0
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import distributed
 
 from caffe_weights.caffe_pb2 import SolverParameter
-from caffe_weights.errors import InputError, WeightsError
+from caffe_weights.errors import InputError, WeightsError, in_net
 from caffe_weights.export import read_weights
 from caffe_weights.solverstate import SolverState, read_solverstate
 from caffe_weights.upgrade import load_solver, upgrade_solver
@@ -89,16 +89,17 @@ class Solver:
         _check(self.param)
         self.rank, self.processes = _place()
         self.rate = LearningRate(self.param)
-        definitions = test_definitions(self.param, self.folder)
+        tests = test_definitions(self.param, self.folder)
         train = train_definition(self.param, self.folder)
         seed = self.param.random_seed if self.param.random_seed >= 0 else None
         if seed is not None:
             torch.manual_seed(seed + self.rank)
-        self.net = Net(train, phase=None, seed=seed, **options)
-        check_losses(self.net)
+        with in_net(train.path):
+            self.net = Net(train.net, phase=None, seed=seed, **options)
+            check_losses(self.net)
         for source in [*self._own_weights(), *([] if weights is None else [weights])]:
             load_weights(self.net, source)
-        self.test_nets = [make_test_net(net, self.net, options).to(device) for net in definitions]
+        self.test_nets = [make_test_net(item, self.net, options).to(device) for item in tests]
         self.net.to(device)
         self._share_start()
         self.optimizer = make_optimizer(self.param, self.net)
@@ -211,7 +212,7 @@ class Solver:
         """Go on from a solver state of ours or of Caffe's, in either form.
 
         Of a snapshot of Caffe's the random state is unknown and `passes` is as if all had been of
-        iter_size. FileError, FormatError, WeightsError; the solver is unchanged then.
+        iter_size. FileError, FormatError, WeightsError.
         """
         state = read_solverstate(path)
         history = self._matched(state, str(path))

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from caffe_weights.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
-from caffe_weights.errors import FileError, InputError, NetError, WeightsError
+from caffe_weights.errors import FileError, InputError, NetError, WeightsError, in_net
 from caffe_weights.export import read_weights
 from caffe_weights.upgrade import load_net, upgrade_net
 from caffe_weights.weights import Weights
 from reproduce.net import Net
 
 TRAIN_FIELDS = ("train_net_param", "train_net", "net_param", "net")  # in the order of Caffe's preference
+
+
+class NetSource(NamedTuple):
+    """A net definition and the file it came from."""
+
+    net: NetParameter
+    path: Path | None
 
 
 def find_file(name: str, folder: Path) -> Path:
@@ -30,18 +37,19 @@ def find_file(name: str, folder: Path) -> Path:
     raise FileError(name, "no such file", f"it in the working directory{where}", "correct the solver")
 
 
-def train_definition(solver: SolverParameter, folder: Path) -> NetParameter:
+def train_definition(solver: SolverParameter, folder: Path) -> NetSource:
     """The net to train, in today's form, its `state` merged: phase TRAIN, then the net's own, train_state."""
     given = [name for name in TRAIN_FIELDS if solver.HasField(name)]
     if len(given) != 1:
         raise InputError("solver", " and ".join(given) or "no net to train",
                          "one of net, net_param, train_net, train_net_param", "correct it")  # fmt: skip
-    net = _load(getattr(solver, given[0]), folder)
-    _merge_state(net, NetState(phase=TRAIN), [solver.train_state] if solver.HasField("train_state") else [])
-    return net
+    source = _load(getattr(solver, given[0]), folder)
+    more = [solver.train_state] if solver.HasField("train_state") else []
+    _merge_state(source.net, NetState(phase=TRAIN), more)
+    return source
 
 
-def test_definitions(solver: SolverParameter, folder: Path) -> list[NetParameter]:
+def test_definitions(solver: SolverParameter, folder: Path) -> list[NetSource]:
     """The nets to test, one a test_iter: test_net_param, test_net, then the general net for the rest."""
     own: list[str | NetParameter] = [*solver.test_net_param, *solver.test_net]
     general = [getattr(solver, name) for name in ("net_param", "net") if solver.HasField(name)]
@@ -57,18 +65,19 @@ def test_definitions(solver: SolverParameter, folder: Path) -> list[NetParameter
         )
     if any(number < 1 for number in solver.test_iter):
         raise InputError("solver: test_iter", f"{min(solver.test_iter)}", "at least 1")
-    nets = [_load(net, folder) for net in own + general * (count - len(own))]
-    for i, net in enumerate(nets):
-        _merge_state(net, NetState(phase=TEST), solver.test_state[i : i + 1])
-    return nets
+    sources = [_load(net, folder) for net in own + general * (count - len(own))]
+    for i, source in enumerate(sources):
+        _merge_state(source.net, NetState(phase=TEST), solver.test_state[i : i + 1])
+    return sources
 
 
-def make_test_net(definition: NetParameter, train: Net, options: dict[str, Any]) -> Net:
+def make_test_net(source: NetSource, train: Net, options: dict[str, Any]) -> Net:
     """A net that shares the parameters of `train`, layer by layer of the same name; it fills the others."""
     shared = Weights({name: [t.detach().numpy() for t in tensors] for name, tensors in train.params.items()},
                      source="the train net")  # fmt: skip
-    net = Net(definition, shared, phase=None, strict=False, **options)
-    net.share_with(train)
+    with in_net(source.path):
+        net = Net(source.net, shared, phase=None, strict=False, **options)
+        net.share_with(train)
     return net
 
 
@@ -93,8 +102,11 @@ def check_losses(net: Net) -> None:
         )
 
 
-def _load(source: str | NetParameter, folder: Path) -> NetParameter:
-    return load_net(find_file(source, folder)) if isinstance(source, str) else upgrade_net(source)
+def _load(source: str | NetParameter, folder: Path) -> NetSource:
+    if not isinstance(source, str):
+        return NetSource(upgrade_net(source), None)
+    path = find_file(source, folder)
+    return NetSource(load_net(path), path)
 
 
 def _merge_state(net: NetParameter, state: NetState, more: Iterable[NetState]) -> None:

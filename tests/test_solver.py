@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from solver_nets import DROPOUT, LINEAR, assert_same, data, values
 
 from caffe_weights.errors import InputError
 from caffe_weights.prototxt import parse_net, parse_solver
-from caffe_weights.solverstate import read_solverstate
 from caffe_weights.weights import Weights
-from reproduce.snapshots import latest_snapshot
 from reproduce.solver import Batch, Solver
 
-LINEAR = """
-name: "linear"
-layer { name: "data" type: "Input" top: "data" top: "target"
-  input_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } } }
-layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
-  param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
-  inner_product_param { num_output: 2 weight_filler { type: "gaussian" std: 0.5 } } }
-layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "target" top: "loss" }
-"""
-DROPOUT = """
-layer { name: "data" type: "Input" top: "data" top: "target"
-  input_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } } }
-layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
-  inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }
-layer { name: "bn" type: "BatchNorm" bottom: "ip1" top: "bn" }
-layer { name: "drop" type: "Dropout" bottom: "bn" top: "bn" }
-layer { name: "ip2" type: "InnerProduct" bottom: "bn" top: "ip2"
-  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "EuclideanLoss" bottom: "ip2" bottom: "target" top: "loss" }
-"""
 RATE = 'base_lr: 0.125 lr_policy: "fixed" random_seed: 3 '
 
 
@@ -49,21 +26,6 @@ def make(text: str, net: str = LINEAR, **options: Any) -> Solver:
     return Solver(solver, **options)
 
 
-def linear_data(number: int) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(number)
-    return {"data": draw.normal(size=(4, 3)), "target": draw.normal(size=(4, 2))}
-
-
-def values(solver: Solver) -> dict[str, list[np.ndarray]]:
-    return {name: [p.detach().numpy().copy() for p in ps] for name, ps in solver.net.params.items()}
-
-
-def assert_same(one: Solver, other: Solver) -> None:
-    for name, arrays in values(one).items():
-        for a, b in zip(arrays, values(other)[name], strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
 # ---- steps ----
 
 
@@ -72,7 +34,7 @@ def test_step_is_the_analytic_least_squares_step() -> None:
     solver.net.double()
     (w, b), velocity = values(solver)["ip"], [0.0, 0.0]
     for number in range(5):
-        batch = linear_data(number)
+        batch = data(number)
         apart = batch["data"] @ w.T + b - batch["target"]
         loss = solver.step(batch)
         assert loss == pytest.approx((apart**2).sum() / 2 / 4, rel=1e-12)
@@ -90,7 +52,7 @@ def test_accumulation_is_the_large_batch(kind: str) -> None:
     one, parts = make(settings), make(settings + " iter_size: 3")
     one.net.double(), parts.net.double()
     for number in range(4):
-        batches = [linear_data(number * 3 + i) for i in range(3)]
+        batches = [data(number * 3 + i) for i in range(3)]
         whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         assert parts.step(batches) == pytest.approx(one.step(whole), rel=1e-12)
     for a, b in zip(values(one)["ip"], values(parts)["ip"], strict=True):
@@ -103,7 +65,7 @@ def test_multiplier_0_never_moves_but_keeps_its_history() -> None:
     solver = make('type: "Adam" momentum: 0.9 weight_decay: 0.1', net)
     before = values(solver)["ip"]
     for number in range(3):
-        solver.step(linear_data(number))
+        solver.step(data(number))
     after = values(solver)["ip"]
     np.testing.assert_array_equal(before[0], after[0])
     assert (before[1] != after[1]).all()
@@ -114,7 +76,7 @@ def test_multiplier_0_never_moves_but_keeps_its_history() -> None:
 
 def test_statistics_are_not_trained() -> None:
     solver = make("weight_decay: 0.1", DROPOUT)
-    batch = linear_data(0)
+    batch = data(0)
     before = values(solver)["ip1"]
     ip1 = batch["data"] @ before[0].T + before[1]
     solver.step(batch)
@@ -127,14 +89,14 @@ def test_smoothed_loss_is_the_mean_of_the_last_losses() -> None:
     solver = make("average_loss: 3")
     losses = []
     for number in range(8):
-        losses.append(solver.step(linear_data(number)))
+        losses.append(solver.step(data(number)))
         assert solver.smoothed_loss == pytest.approx(np.mean(losses[-3:]), rel=1e-12)
 
 
 def test_display(caplog: pytest.LogCaptureFixture) -> None:
     solver = make("display: 2")
     with caplog.at_level(logging.INFO, "reproduce.solver"):
-        losses = [solver.step(linear_data(number)) for number in range(4)]
+        losses = [solver.step(data(number)) for number in range(4)]
     shown = [re.sub(r" \(.*?\)", "", message) for message in caplog.messages]
     assert shown == [f"Iteration 0, loss = {losses[0]:.6g}", "Iteration 0, lr = 0.125",
                      f"Iteration 2, loss = {losses[2]:.6g}", "Iteration 2, lr = 0.125"]  # fmt: skip
@@ -156,6 +118,17 @@ def test_net_without_inputs_needs_no_batch() -> None:
     assert losses[-1] < 0.01 * losses[0]
 
 
+def test_data_layers_are_inputs() -> None:
+    layer = 'layer {{ name: "{0}" type: "Python" top: "data" top: "target" include {{ phase: {0} }} }}'
+    net = layer.format("TRAIN") + layer.format("TEST") + LINEAR[LINEAR.index('layer { name: "ip"') :]
+    shapes = {"data": (1, 3), "target": (1, 2)}
+    solver = make("test_iter: 2 test_interval: 1", net, input_shapes=shapes)
+    assert solver.step(data(0)) == pytest.approx(make("").step(data(0)))  # of another batch size
+    assert solver.test(0, data)["loss"].shape == ()
+    with pytest.raises(InputError, match="blob data"):
+        make("", net)
+
+
 # ---- files and nets ----
 
 
@@ -167,7 +140,7 @@ def test_files_are_found_beside_the_solver(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "s.prototxt").write_text(RATE + 'net: "model/net.prototxt" type: "Adam"')
     for place in (tmp_path, folder):
         monkeypatch.chdir(place)
-        Solver.from_prototxt(folder / "solver.prototxt").step(linear_data(0))
+        Solver.from_prototxt(folder / "solver.prototxt").step(data(0))
     monkeypatch.chdir(tmp_path)
     assert Solver.from_prototxt("s.prototxt").param.type == "Adam"
 
@@ -204,14 +177,12 @@ def test_states_merge_by_caffes_precedence() -> None:
 def test_test_nets_share_weights_and_average(caplog: pytest.LogCaptureFixture) -> None:
     solver = make("test_iter: 3 test_interval: 2 test_compute_loss: true")
     assert solver.test_nets[0].params["ip"][0] is solver.net.params["ip"][0]
-    solver.test_data = [lambda number: linear_data(100 + number)]
+    solver.test_data = [lambda number: data(100 + number)]
     with caplog.at_level(logging.INFO, "reproduce.solver"):
         for number in range(3):
-            solver.step(linear_data(number))
+            solver.step(data(number))
     w, b = values(solver)["ip"]
-    losses = [
-        (((d := linear_data(100 + i))["data"] @ w.T + b - d["target"]) ** 2).sum() / 8 for i in range(3)
-    ]
+    losses = [(((d := data(100 + i))["data"] @ w.T + b - d["target"]) ** 2).sum() / 8 for i in range(3)]
     found = solver.test(0, solver.test_data[0])
     assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert found["total_loss"] == found["loss"]
@@ -221,10 +192,10 @@ def test_test_nets_share_weights_and_average(caplog: pytest.LogCaptureFixture) -
 
 def test_test_initialization_false(caplog: pytest.LogCaptureFixture) -> None:
     solver = make("test_iter: 1 test_interval: 1 test_initialization: false")
-    solver.test_data = [linear_data]
+    solver.test_data = [data]
     with caplog.at_level(logging.INFO, "reproduce.solver"):
         for number in range(3):
-            solver.step(linear_data(number))
+            solver.step(data(number))
     tests = [message for message in caplog.messages if "Testing" in message]
     assert tests == ["Iteration 1, Testing net (#0)", "Iteration 2, Testing net (#0)"]
 
@@ -237,125 +208,6 @@ def test_order_of_test_nets() -> None:
         (solver.net_param if name == "net_param" else solver.test_net_param.add()).CopyFrom(net)
     nets = Solver(solver).test_nets
     assert [net.definition.name for net in nets] == ["test_net_param", "net_param", "net_param"]
-
-
-# ---- snapshots ----
-
-SETTINGS = [
-    'momentum: 0.9 weight_decay: 0.01 average_loss: 3 lr_policy: "multistep" gamma: 0.5 stepvalue: [2, 6]',
-    'type: "Adam" momentum: 0.9 iter_size: 2 snapshot_format: HDF5',
-    'type: "AdaDelta" momentum: 0.9',
-]
-
-
-def _solver(text: str, folder: Path) -> Solver:
-    rate = "" if "lr_policy" in text else 'lr_policy: "fixed" '
-    solver = parse_solver(f'base_lr: 0.1 random_seed: 3 snapshot_prefix: "{folder}/s" {rate}' + text)
-    solver.net_param.CopyFrom(parse_net(DROPOUT))
-    return Solver(solver)
-
-
-@pytest.mark.parametrize("text", SETTINGS)
-def test_resumed_is_uninterrupted_bit_for_bit(text: str, tmp_path: Path) -> None:
-    whole = _solver(text, tmp_path)
-    losses = [whole.step(whole.pull(linear_data)) for _ in range(4)]
-    path = whole.snapshot()
-    losses = [whole.step(whole.pull(linear_data)) for _ in range(5)]
-    torch.manual_seed(99)
-    resumed = _solver(text, tmp_path)
-    resumed.restore(path)
-    assert (resumed.iteration, latest_snapshot(tmp_path / "s")) == (4, path)
-    assert [resumed.step(resumed.pull(linear_data)) for _ in range(5)] == losses
-    assert (resumed.smoothed_loss, resumed.passes) == (whole.smoothed_loss, whole.passes)
-    assert_same(resumed, whole)
-
-
-def test_snapshot_interval_and_solve(tmp_path: Path) -> None:
-    solver = _solver("snapshot: 2 max_iter: 5", tmp_path / "made")
-    solver.solve(linear_data)
-    states = sorted(path.name for path in (tmp_path / "made").glob("*.solverstate"))
-    assert states == ["s_iter_2.solverstate", "s_iter_4.solverstate", "s_iter_5.solverstate"]
-    assert latest_snapshot(tmp_path / "made" / "s") == tmp_path / "made" / "s_iter_5.solverstate"
-    assert latest_snapshot(tmp_path / "made" / "t") is None
-    assert latest_snapshot(tmp_path / "nowhere" / "t") is None
-    assert read_solverstate(tmp_path / "made" / "s_iter_4.solverstate").iter == 4
-
-
-def test_states_of_others_go_along(tmp_path: Path) -> None:
-    class Counter:
-        count = 0
-
-        def state_dict(self) -> dict[str, int]:
-            return {"count": self.count}
-
-        def load_state_dict(self, state: dict[str, int]) -> None:
-            self.count = state["count"]
-
-    solver = _solver("", tmp_path)
-    solver.states["data"] = Counter()
-    solver.states["data"].count = 17
-    path = solver.snapshot()
-    resumed = _solver("", tmp_path)
-    resumed.states["data"] = Counter()
-    resumed.restore(path)
-    assert resumed.states["data"].count == 17
-
-
-def test_restore_of_a_moved_snapshot(tmp_path: Path) -> None:
-    solver = _solver("", tmp_path / "before")
-    solver.step(linear_data(0))
-    path = solver.snapshot()
-    (tmp_path / "before").rename(tmp_path / "after")
-    resumed = _solver("", tmp_path)
-    resumed.restore(tmp_path / "after" / path.name)
-    assert_same(resumed, solver)
-
-
-def test_random_state_of_another_run_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    solver = _solver("", tmp_path)
-    path = solver.snapshot()
-    solver.step(linear_data(0))
-    other = solver.snapshot()
-    other.with_suffix(".resume.pt").replace(path.with_suffix(".resume.pt"))
-    solver.restore(path)
-    assert "no random state and data position" in caplog.text
-    assert (solver.iteration, solver.passes) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (
-            lambda folder: (folder / "s_iter_1.caffemodel").unlink(),
-            r"s_iter_1.caffemodel are missing; wanted",
-        ),
-        (lambda folder: (folder / "s_iter_1.resume.pt").write_bytes(b"PK junk"), r"resume.pt: damaged"),
-        (lambda folder: (folder / "s_iter_1.solverstate").unlink(), r"solverstate: no such file"),
-        (lambda folder: _cut(folder / "s_iter_1.caffemodel"), r"caffemodel: byte"),
-    ],
-)
-def test_damaged_snapshot(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
-    solver = _solver("", tmp_path)
-    solver.step(linear_data(0))
-    path = solver.snapshot()
-    damage(tmp_path)
-    before = values(solver)
-    with pytest.raises(InputError, match=message) as caught:
-        solver.restore(path)
-    assert "\n" not in str(caught.value)
-    np.testing.assert_array_equal(before["ip2"][0], values(solver)["ip2"][0])
-
-
-def test_snapshot_of_another_solver(tmp_path: Path) -> None:
-    path = _solver("", tmp_path).snapshot()
-    with pytest.raises(InputError, match="a history of 7 blobs; wanted 14, of Adam with 7 parameters"):
-        _solver('type: "Adam"', tmp_path).restore(path)
-    with pytest.raises(InputError, match="a history of 7 blobs; wanted 2, of SGD"):
-        make("").restore(path)
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-10])
 
 
 # ---- bad solvers ----
@@ -400,10 +252,17 @@ def test_bad_solver_in_a_file(tmp_path: Path) -> None:
             Solver.from_prototxt(path)
 
 
+def test_bad_net_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(LINEAR.replace("num_output: 2", "num_output: 0"))
+    (tmp_path / "solver.prototxt").write_text(RATE + 'net: "net.prototxt"')
+    with pytest.raises(InputError, match="^" + re.escape(f"{tmp_path / 'net.prototxt'}: layer ip ")):
+        Solver.from_prototxt(tmp_path / "solver.prototxt")
+
+
 def test_too_many_test_iter_without_a_general_net() -> None:
     solver = parse_solver(RATE + "test_iter: 1 test_interval: 1")
     solver.train_net_param.CopyFrom(parse_net(LINEAR))
-    with pytest.raises(InputError, match="test_iter: 1 of them; wanted 0, one for each test net; correct"):
+    with pytest.raises(InputError, match="test_iter: 1 of them; wanted 0, one for each test net"):
         Solver(solver)
 
 
@@ -425,16 +284,16 @@ def test_snapshots_that_could_not_be_written(tmp_path: Path) -> None:
 
 def test_solve_needs_max_iter() -> None:
     with pytest.raises(InputError, match="solver: no max_iter"):
-        make("").solve(linear_data)
+        make("").solve(data)
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
         (None, "batch: a NoneType; wanted a dict of data, target"),
-        ([linear_data(0)] * 2, "batch: 2 of them; wanted 1, for iter_size 1"),
-        ({"data": linear_data(0)["data"]}, "it depends on target, not given"),
-        ({**linear_data(0), "label": [1]}, "input label: the net has no input of this name"),
+        ([data(0)] * 2, "batch: 2 of them; wanted 1, for iter_size 1"),
+        ({"data": data(0)["data"]}, "it depends on target, not given"),
+        ({**data(0), "label": [1]}, "input label: the net has no input of this name"),
         (3, "batch: a int; wanted a dict of data, target"),
     ],
 )
@@ -446,5 +305,5 @@ def test_bad_batches(batch: Any, message: str) -> None:
 
 
 def test_batches_may_be_lists_of_numbers() -> None:
-    batch: Batch = {name: array.tolist() for name, array in linear_data(0).items()}
-    assert make("").step(batch) == make("").step(linear_data(0))
+    batch: Batch = {name: array.tolist() for name, array in data(0).items()}
+    assert make("").step(batch) == make("").step(data(0))
