@@ -52,7 +52,7 @@ def build(
 
 
 def picture_net(
-    net_path: PathLike,
+    net_path: PathLike | Definition,
     weights_path: PathLike,
     device: str = "cpu",
     crop: str = "bvlc",
@@ -65,7 +65,7 @@ def picture_net(
 
     Where the definition does not say how large the input is, `color` and `size` do.
     """
-    definition = load_definition(net_path)
+    definition = net_path if isinstance(net_path, Definition) else load_definition(net_path)
     name = only_input(definition, "use fcn run, which feeds several")
     shape = definition.inputs[name] or (1, 1 if color == "gray" else 3, *(size or UNSEEN_SIZE))
     if len(shape) != 4:

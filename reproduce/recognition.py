@@ -17,6 +17,7 @@ import numpy as np
 from caffe_weights.caffe_pb2 import LayerParameter, NetParameter
 from caffe_weights.errors import InputError, NetError, WeightsError
 from caffe_weights.weights import Weights
+from reproduce.definition import Definition, input_shapes
 from reproduce.nets import DEPLOY, NETS, Form, find, make_net
 from reproduce.nets.data import read_param_str
 from surgery.geometry import Shape, dims
@@ -89,6 +90,30 @@ def fitted(name: str, weights: Weights, size: tuple[int, int] | None = None) -> 
     for layer in net.layer:
         _check(f"{where}layer {layer.name}", name, weights.get(layer.name, []), shapes[layer.name].params)
     return net
+
+
+@dataclass(frozen=True)
+class PublishedNet:
+    """A recognised net, ready to label pictures: definition, score blob, and mean (BGR; None: unknown)."""
+
+    recognized: Recognized
+    definition: Definition
+    score: str
+    mean: tuple[float, ...] | None
+
+    def __str__(self) -> str:
+        return str(self.recognized)
+
+
+def published_net(weights: Weights) -> PublishedNet:
+    """What is needed to run the net of `weights` on pictures; WeightsError as from `recognize`."""
+    found = recognize(weights)
+    tops = [top for layer in found.net.layer for top in layer.top]
+    data = find(found.name).data
+    inputs = input_shapes(found.net)
+    definition = Definition(found.net, found.name, "TEST", inputs, True, frozenset(tops))
+    score = "score_sem" if "score_sem" in tops else "score"
+    return PublishedNet(found, definition, score, data.mean.get("data") if data else None)
 
 
 @cache

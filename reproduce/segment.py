@@ -7,8 +7,10 @@ own size. Nothing is resized or cut afterwards: a score of another size than the
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from caffe_weights.errors import NetError
+from reproduce.dense import dense_scores
 from reproduce.images import Preprocess
 from reproduce.inference import forward
 from reproduce.net import Net
@@ -17,14 +19,20 @@ MOST_CLASSES = 255  # 255 means void in a label map
 
 
 def segment(
-    net: Net, input_blob: str, score_blob: str, image: np.ndarray, preprocess: Preprocess
-) -> tuple[np.ndarray, int]:
+    net: Net, input_blob: str, score_blob: str, image: np.ndarray, preprocess: Preprocess,
+    dense: str | None = None,
+) -> tuple[np.ndarray, int]:  # fmt: skip
     """Label map uint8 H x W of a picture uint8 H x W x 3 (after `preprocess`), and the number of classes.
 
-    NetError where the score is not one map per class of the picture's size.
+    `dense` names a way to score each pixel without interpolation, of `reproduce.dense`. NetError where the
+    score is not one map per class of the picture's size.
     """
     blob = preprocess(image)
-    score = forward(net, {input_blob: blob}, [score_blob])[score_blob]
+    if dense is None:
+        score = forward(net, {input_blob: blob}, [score_blob])[score_blob]
+    else:
+        with torch.no_grad():
+            score = dense_scores(net, {input_blob: blob}, score_blob, dense).cpu().numpy()
     wanted = f"1 x classes x {blob.shape[2]} x {blob.shape[3]}"
     if score.ndim != 4 or score.shape[2:] != blob.shape[2:]:
         raise NetError(f"blob {score_blob!r}", "shape " + " x ".join(map(str, score.shape)), wanted,

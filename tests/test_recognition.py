@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from made_weights import made_weights
+from click.testing import CliRunner
+from made_weights import NARROW, made_weights
+from PIL import Image
 
 from caffe_weights.caffe_pb2 import NetParameter
 from caffe_weights.errors import WeightsError
 from caffe_weights.export import read_weights, write_weights
+from caffe_weights.prototxt import write_net
 from caffe_weights.weights import Weights
+from reproduce.cli import cli
 from reproduce.nets import NETS, Form, make_net
 from reproduce.recognition import candidates, fitted, recognize
 from surgery.shapes import infer_shapes
@@ -106,3 +112,58 @@ def test_a_definition_without_a_python_layer_decides_nothing() -> None:
     assert recognize(weights).alternatives == ("nyud-fcn32s-hha",)
     bare = Weights(dict(weights), net=NetParameter())
     assert recognize(bare).name == "nyud-fcn32s-color"
+
+
+def picture(folder: Path, height: int = 40, width: int = 33) -> str:
+    rng = np.random.default_rng(8)
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / "p.png")
+    return str(folder / "p.png")
+
+
+def segmented(folder: Path, image: str, *options: str) -> tuple[np.ndarray, Any]:
+    out = folder / f"out{len(list(folder.iterdir()))}"
+    result = CliRunner().invoke(cli, ["segment", image, "--out", str(out), "--json", *options])
+    assert result.exit_code == 0, result.output
+    return np.asarray(Image.open(out / "p.png")), json.loads(result.stdout)
+
+
+def test_segment_needs_the_caffemodel_only(tmp_path: Path) -> None:
+    weights = made_weights("nyud-fcn32s-color")
+    write_weights(weights, tmp_path / "w.caffemodel", weights.net)
+    write_net(make_net("nyud-fcn32s-color", form=NARROW), tmp_path / "n.prototxt")
+    image, file = picture(tmp_path), ["--weights", str(tmp_path / "w.caffemodel")]
+    found, report = segmented(tmp_path, image, *file)
+    assert report["net"] == "nyud-fcn32s-color in other widths or classes (40 classes)"
+    by_net, _ = segmented(tmp_path, image, *file, "--net", str(tmp_path / "n.prototxt"), "--mean",
+                          "116.190,97.203,92.318")  # fmt: skip
+    assert np.array_equal(found, by_net) and len(np.unique(found)) > 1
+    plain = CliRunner().invoke(cli, ["segment", image, "--out", str(tmp_path / "o"), *file])
+    assert plain.stdout.splitlines()[0].endswith("w.caffemodel: " + report["net"])
+
+
+def test_segment_labels_by_the_semantic_head_of_two(tmp_path: Path) -> None:
+    weights = made_weights("siftflow-fcn16s")
+    write_weights(weights, tmp_path / "w.npz")
+    _, report = segmented(tmp_path, picture(tmp_path), "--weights", str(tmp_path / "w.npz"))
+    assert report["blob"] == "score_sem"
+
+
+def test_segment_densely_both_ways(tmp_path: Path) -> None:
+    weights = made_weights("voc-fcn-pool4", Form(32, fc=2))
+    write_weights(weights, tmp_path / "w.npz")
+    image, file = picture(tmp_path, 12, 9), ["--weights", str(tmp_path / "w.npz")]
+    one, _ = segmented(tmp_path, image, *file, "--dense", "atrous")
+    two, _ = segmented(tmp_path, image, *file, "--dense", "shift-and-stitch")
+    assert one.shape == (12, 9) and np.array_equal(one, two) and len(np.unique(one)) > 1
+
+
+def test_segment_asks_for_a_net_it_does_not_know(tmp_path: Path) -> None:
+    write_weights(Weights({"conv": [np.ones((1, 1, 1, 1), np.float32)]}), tmp_path / "w.npz")
+    arguments = ["segment", picture(tmp_path), "--out", str(tmp_path), "--weights", str(tmp_path / "w.npz"),
+                 "--force"]  # fmt: skip
+    result = CliRunner().invoke(cli, [*arguments[:3], str(tmp_path / "o"), *arguments[4:]])
+    assert (
+        result.exit_code == 2
+        and "w.npz: no net of this toolkit" in result.stderr
+        and "--net" in result.stderr
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -19,7 +19,6 @@ from reproduce.commands.common import (
     labels_option,
     make_folder,
     make_preprocess,
-    net_option,
     preprocess_options,
     print_json,
     progress,
@@ -38,10 +37,19 @@ from reproduce.visualize import (
     write_label_png,
 )
 
+if TYPE_CHECKING:
+    from reproduce.recognition import PublishedNet
+
 
 @fcn_command("segment")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@net_option
+@click.option(
+    "--net",
+    "net_path",
+    default=None,
+    metavar="PROTOTXT",
+    help="The net definition. [default: recognised from the weights, for nets of fcn net --list]",
+)
 @weights_option
 @click.option("--out", required=True, metavar="DIR", help="Where STEM.png and STEM_overlay.png go.")
 @click.option(
@@ -52,12 +60,19 @@ from reproduce.visualize import (
 @preprocess_options("the published VOC mean, 104.00699,116.66877,122.67892")
 @device_option
 @crop_option
+@click.option(
+    "--dense",
+    type=click.Choice(["shift-and-stitch", "atrous"]),
+    default=None,
+    help="Score each pixel without interpolation. The time grows with the square of the net's stride:"
+    " 1024 for 32s.",
+)
 @force_option
 @json_option
 def command(
-    images: tuple[str, ...], net_path: str, weights_path: str, out: str, with_overlay: bool, blob: str | None,
-    labels: str | None, mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, force: bool, as_json: bool,
+    images: tuple[str, ...], net_path: str | None, weights_path: str, out: str, with_overlay: bool,
+    blob: str | None, labels: str | None, mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
+    device: str, crop: str, dense: str | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
 
@@ -66,7 +81,8 @@ def command(
 
     \b
     Keys of --json:
-      net, weights, blob, preprocess    what was run
+      net (file, or name where it was recognised), weights, blob, preprocess
+                what was run
       images    image, labels, overlay (null without --overlay), height, width,
                 seconds, classes: label, name, share (fraction of pixels)
       notes     what was done to the inputs
@@ -76,8 +92,13 @@ def command(
 
     targets = output_paths(images, Path(out), with_overlay, force)
     names = read_labels(labels)
-    picture = picture_net(net_path, weights_path, device, crop, blob, "score", color, size)
-    preprocess = make_preprocess(picture.channels, mean, scale, color, size, VOC_MEAN_BGR)
+    known_net = None if net_path else _recognized(weights_path)
+    net_name = net_path or str(known_net)
+    preferred = known_net.score if known_net else "score"
+    source = known_net.definition if known_net else net_name
+    picture = picture_net(source, weights_path, device, crop, blob, preferred, color, size)
+    usual_mean = known_net.mean if known_net else VOC_MEAN_BGR
+    preprocess = make_preprocess(picture.channels, mean, scale, color, size, usual_mean)
     notes: list[str] = []
     rows = []
     with progress("segmenting", len(images)) as step:
@@ -87,8 +108,8 @@ def command(
             shown = _resized(image, size)
             note = mean_note(preprocess.mean, shown.shape[:2])
             notes += [note] if note and note not in notes else []
-            with in_net(net_path):
-                found, classes = segment(picture.net, picture.input, picture.output, image, preprocess)
+            with in_net(net_name):
+                found, classes = segment(picture.net, picture.input, picture.output, image, preprocess, dense)
             if labels and len(names) < classes:
                 raise InputError(labels, f"{len(names)} names", f"{classes}, one for each class")
             known = names or (VOC_CLASSES if classes == len(VOC_CLASSES) else ())
@@ -102,12 +123,21 @@ def command(
             step()
     for note in notes:
         say(f"note: {note}")
-    report = {"net": net_path, "weights": weights_path, "blob": picture.output,
+    report = {"net": net_name, "weights": weights_path, "blob": picture.output,
               "preprocess": preprocess.words(), "images": rows, "notes": notes}  # fmt: skip
     if as_json:
         print_json(report)
     else:
+        if known_net:
+            click.echo(f"{weights_path}: {net_name}")
         _print(rows)
+
+
+def _recognized(weights_path: str) -> PublishedNet:
+    from caffe_weights.export import read_weights
+    from reproduce.recognition import published_net
+
+    return published_net(read_weights(weights_path))
 
 
 def output_paths(

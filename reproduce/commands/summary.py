@@ -103,7 +103,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _pair(values: tuple[int, int] | tuple[Fraction, Fraction] | None) -> str:
     """One value where height and width agree, `-` for none."""
-    return "x".join(f"{float(v):g}" for v in dict.fromkeys(values)) if values else "-"
+    numbers = [float(value) for value in values or ()]
+    return "x".join(f"{number:g}" for number in dict.fromkeys(numbers)) or "-"
 
 
 def _totals(found: Summary) -> list[str]:
