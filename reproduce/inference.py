@@ -40,15 +40,24 @@ class PictureNet:
 
 
 def build(
-    definition: Definition, weights_path: PathLike, shapes: Mapping[str, Shape], crop: str, device: str
+    definition: Definition,
+    weights_path: PathLike,
+    shapes: Mapping[str, Shape],
+    crop: str,
+    device: str,
+    frame: bool | None = None,
 ) -> Net:
-    """The net with its weights on `device`; `shapes` serve the inputs whose shape the definition leaves open."""
+    """The net with its weights on `device`; `crop` and `frame` as in Net.
+
+    `shapes` serve the inputs whose shape the definition leaves open.
+    """
     place = pick_device(device)
     shapes = {name: declared or shapes[name] for name, declared in definition.inputs.items()}
     weights = read_weights(weights_path)
     with in_net(definition.path):
         net = definition.net if definition.whole else deploy_net(definition.net, shapes)
-        return Net(net, weights, phase=definition.phase, input_shapes=shapes, crop=crop).to(place)
+        made = Net(net, weights, definition.phase, input_shapes=shapes, crop=crop, frame=frame)
+        return made.to(place)
 
 
 def picture_net(
@@ -60,6 +69,7 @@ def picture_net(
     preferred: str = "score",
     color: str | None = None,
     size: tuple[int, int] | None = None,
+    frame: bool | None = None,
 ) -> PictureNet:
     """A net with one picture as its input. InputError where it has several, or its output is not clear.
 
@@ -73,7 +83,7 @@ def picture_net(
             definition.path, f"input {name!r} of {len(shape)} axes", "N x C x H x W", "use fcn run"
         )
     check_blobs(definition, [blob] if blob else [])
-    net = build(definition, weights_path, {name: (1, *shape[1:])}, crop, device)
+    net = build(definition, weights_path, {name: (1, *shape[1:])}, crop, device, frame)
     declared = (shape[2], shape[3]) if definition.inputs[name] else None
     return PictureNet(net, name, pick_output(net.outputs, blob, preferred), shape[1], declared)
 

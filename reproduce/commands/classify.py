@@ -12,6 +12,7 @@ from reproduce.commands.common import (
     crop_option,
     device_option,
     fcn_command,
+    frame_option,
     json_option,
     labels_option,
     make_preprocess,
@@ -38,11 +39,12 @@ from reproduce.images import VOC_MEAN_BGR, mean_note, read_image
 @preprocess_options("the published VOC mean, 104.00699,116.66877,122.67892")
 @device_option
 @crop_option
+@frame_option
 @json_option
 def command(
     images: tuple[str, ...], net_path: str, weights_path: str, top: int, blob: str | None, labels: str | None,
     mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, as_json: bool,
+    device: str, crop: str, frame: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Name the --top most probable classes of each IMAGE.
 
@@ -61,7 +63,7 @@ def command(
     from reproduce.inference import picture_net
 
     names = read_labels(labels)
-    picture = picture_net(net_path, weights_path, device, crop, blob, "prob", color, size)
+    picture = picture_net(net_path, weights_path, device, crop, blob, "prob", color, size, frame)
     preprocess = make_preprocess(picture.channels, mean, scale, color, size or picture.size, VOC_MEAN_BGR)
     note = mean_note(preprocess.mean, preprocess.size) if preprocess.size else ""
     rows = []

@@ -79,6 +79,14 @@ crop_option = click.option(
     help="What a Crop layer without crop_param means: offset 0 as in BVLC Caffe, or the automatic alignment"
     " of the older fork that early FCN and HED prototxts were written for.",
 )
+frame_option = click.option(
+    "--no-frame",
+    "frame",
+    is_flag=True,
+    callback=lambda context, option, given: False if given else None,
+    help="Compute the whole border that a large padding makes, though most of it is the same for every image."
+    " Takes longer and gives the same up to rounding.",
+)
 labels_option = click.option(
     "--labels", default=None, metavar="FILE", help="Names of the classes, one a line, from 0."
 )

@@ -16,6 +16,7 @@ from reproduce.commands.common import (
     device_option,
     fcn_command,
     force_option,
+    frame_option,
     json_option,
     make_preprocess,
     preprocess_options,
@@ -44,12 +45,13 @@ from reproduce.images import mean_note, read_image
 @preprocess_options(None)
 @device_option
 @crop_option
+@frame_option
 @force_option
 @json_option
 def command(
     prototxt: str, weights: str, inputs: tuple[str, ...], blobs: tuple[str, ...], out: str, phase: str,
     mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, force: bool, as_json: bool,
+    device: str, crop: str, frame: bool | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run PROTOTXT with WEIGHTS and write its output blobs, and those asked for, to an .npz.
 
@@ -78,7 +80,8 @@ def command(
                 forward,
             )
 
-            net = build(definition, weights, {name: a.shape for name, a in arrays.items()}, crop, device)
+            shapes = {name: array.shape for name, array in arrays.items()}
+            net = build(definition, weights, shapes, crop, device, frame)
             start = time.perf_counter()
             with in_net(prototxt):
                 results = forward(net, arrays, blobs)

@@ -15,6 +15,7 @@ from reproduce.commands.common import (
     device_option,
     fcn_command,
     force_option,
+    frame_option,
     json_option,
     labels_option,
     make_folder,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 @preprocess_options("the published VOC mean, 104.00699,116.66877,122.67892")
 @device_option
 @crop_option
+@frame_option
 @click.option(
     "--dense",
     type=click.Choice(["shift-and-stitch", "atrous"]),
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
 def command(
     images: tuple[str, ...], net_path: str | None, weights_path: str, out: str, with_overlay: bool,
     blob: str | None, labels: str | None, mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, dense: str | None, force: bool, as_json: bool,
+    device: str, crop: str, frame: bool | None, dense: str | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
 
@@ -96,7 +98,7 @@ def command(
     net_name = net_path or str(known_net)
     preferred = known_net.score if known_net else "score"
     source = known_net.definition if known_net else net_name
-    picture = picture_net(source, weights_path, device, crop, blob, preferred, color, size)
+    picture = picture_net(source, weights_path, device, crop, blob, preferred, color, size, frame)
     usual_mean = known_net.mean if known_net else VOC_MEAN_BGR
     preprocess = make_preprocess(picture.channels, mean, scale, color, size, usual_mean)
     notes: list[str] = []
