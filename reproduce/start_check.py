@@ -209,7 +209,8 @@ def _flattened(net: NetParameter, weights: Weights) -> Weights:
 
 def _run(net: NetParameter, weights: Weights, arrays: Arrays, keep: Sequence[str]) -> dict[str, np.ndarray]:
     names = {layer.name for layer in net.layer}
-    model = Net(net, Weights({name: blobs for name, blobs in weights.items() if name in names}))
+    own = Weights({name: blobs for name, blobs in weights.items() if name in names})
+    model = Net(net, own, frame=False)
     with torch.no_grad():
         blobs = model(keep=list(dict.fromkeys(keep)), **arrays)
     return {name: blobs[name].numpy() for name in keep}

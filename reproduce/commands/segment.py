@@ -73,8 +73,9 @@ if TYPE_CHECKING:
 @json_option
 def command(
     images: tuple[str, ...], net_path: str | None, weights_path: str, out: str, with_overlay: bool,
-    blob: str | None, labels: str | None, mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, frame: bool | None, dense: str | None, force: bool, as_json: bool,
+    blob: str | None, labels: str | None, mean: str | None, scale: float, color: str | None,
+    size: tuple[int, int] | None, device: str, crop: str, frame: bool | None, dense: str | None, force: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
 
