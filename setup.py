@@ -22,7 +22,7 @@ setup(
         "reproduce.commands",
         "reproduce.demo_data",
         "reproduce.layers",
-        "reproduce.nets",
+        "reproduce.nets", "reproduce.parity",
     ],
     package_data={
         "caffe_weights": ["caffe.proto", "*.pyi", "py.typed"],

@@ -36,6 +36,7 @@ COMMANDS = {
     "net": ("net", "Print the prototxt of a published net."),
     "solver": ("solver", "Print the solver prototxt of a published net."),
     "start": ("start", "Make the starting weights of a net from those of its predecessor."),
+    "parity": ("parity", "Compare a net with another run of it, blob by blob; name the guilty layer."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
 }
 

@@ -29,21 +29,29 @@ def worst_difference(
     infinities must agree in place; one that does not counts as infinite.
     ValueError if shapes or dtypes differ.
     """
+    relative = relative_differences(got, want, channels)
+    if not relative.size:
+        return 0.0, ()
+    place = np.unravel_index(int(np.argmax(relative)), relative.shape)
+    return float(relative[place]), tuple(int(i) for i in place)
+
+
+def relative_differences(got: np.ndarray, want: np.ndarray, channels: bool = True) -> np.ndarray:
+    """The relative difference of every element, float64 in the blob's shape, as `worst_difference` has it."""
     got, want = np.asarray(got), np.asarray(want)
     if got.shape != want.shape:
         raise ValueError(f"shape {got.shape}; wanted {want.shape}")
     if got.dtype != want.dtype:
         raise ValueError(f"dtype {got.dtype}; wanted {want.dtype}")
     if not got.size:
-        return 0.0, ()
+        return np.zeros(got.shape)
     apart = _apart(got.astype(np.float64), want.astype(np.float64))
     relative = apart / _magnitude(want, None)
     if channels and want.ndim > 2 and want.size > want.shape[1]:
         relative = np.maximum(
             relative, apart / _magnitude(want, tuple(i for i in range(want.ndim) if i != 1))
         )
-    place = np.unravel_index(int(np.argmax(relative)), relative.shape)
-    return float(relative[place]), tuple(int(i) for i in place)
+    return relative
 
 
 def _apart(got: np.ndarray, want: np.ndarray) -> np.ndarray:
