@@ -84,7 +84,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations (two a multiply-add) of convolutions, deconvolutions and inner products."""
+    """Floating-point operations (two a multiply-add) of convolutions, deconvolutions and inner products.
+
+    `plain` is what the whole maps need, `regions` what each call does, `rims` what is done once a size class.
+    """
 
     plain: int
     regions: int
@@ -172,6 +175,12 @@ def may_help(layers: Sequence[Layer]) -> bool:
     """Whether some convolution is padded by at least its kernel, along some axis."""
     windows = [conv_window(layer.definition) for layer in layers if isinstance(layer, Convolution)]
     return any(p >= e for window in windows for p, e in zip(window.pad, window.extent, strict=True))
+
+
+def count_flops(plan: Plan, found: Mapping[str, LayerShapes], frame: Frame | None) -> Flops:
+    """The arithmetic of a plan whose layers have the shapes `found`, as `frame` would run it."""
+    framing = make_framing(plan, found, frame.eager) if frame else None
+    return framing.flops if framing else _count(plan, found, {})
 
 
 def plain(value: Value) -> Tensor:

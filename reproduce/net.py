@@ -26,7 +26,7 @@ from caffe_weights.filtering import filter_net, insert_splits
 from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
 from reproduce.dataflow import Dataflow, Plan, Run
-from reproduce.frame import Frame, Shortcut, Value, may_help, plain
+from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help, plain
 from reproduce.layers import LAYERS
 from reproduce.layers.base import Layer
 from reproduce.parameters import Slot, Slots, shapes_from_weights
@@ -195,6 +195,12 @@ class Net(nn.Module):
         given = dict(input_shapes or {})
         plan = self._flow.plan(given or self.inputs, ())
         return self._infer(plan, given)
+
+    def flops(self, input_shapes: Mapping[str, Shape] | None = None) -> Flops:
+        """The arithmetic of such a call, with the shortcut over the border and without."""
+        given = dict(input_shapes or {})
+        plan = self._flow.plan(given or self.inputs, ())
+        return count_flops(plan, self._infer(plan, given).layers, self._frame)
 
     def forward(self, *, keep: str | Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
         """Run the net; the class says how."""

@@ -1,9 +1,10 @@
 """Whole nets against what BVLC Caffe 1.0 computed.
 
 Narrow nets with all layers of the originals, the classifiers cut fully convolutional, and FCN-8s at its
-full width. A probe is 64 values, the sum and the norm of a blob's final content; it knows no maximum, so ours
-serves. An output beyond the tolerance is judged by the table's other rule: Caffe's own float32 may be as far
-from float64, as where a score is a small difference of large terms.
+full width; all without the shortcut over the border, which test_golden_frame.py examines. A probe is 64
+values, the sum and the norm of a blob's final content; it knows no maximum, so ours serves. An output beyond
+the tolerance is judged by the table's other rule: Caffe's own float32 may be as far from float64, as where a
+score is a small difference of large terms.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def test_golden_net_surgery(golden: Path) -> None:
     definition = read_net(golden.with_suffix(".prototxt"))
     shapes = {name: layer.params for name, layer in infer_shapes(definition).layers.items() if layer.params}
     cut, _ = transplant(weights, shapes, coerce=True)
-    net, flat = Net(definition, cut), Net.from_prototxt(classifier.with_suffix(".prototxt"), weights=weights)
+    net = Net(definition, cut, frame=False)
+    flat = Net.from_prototxt(classifier.with_suffix(".prototxt"), weights=weights, frame=False)
     data, more = np.load(classifier)["in/data"], stored["in/data_large"]
     for runner, given, blob, key in (
         (flat, data, "fc8", "classifier_fc8"),
@@ -112,9 +114,15 @@ def test_golden_net_surgery(golden: Path) -> None:
 @pytest.mark.goldens(FULL_WIDTH)
 def test_golden_net_full_width(golden: Path) -> None:
     """All blobs of a net of true width, and its label map wherever the scores leave no doubt."""
+    check_full_width(golden, frame=False)
+
+
+def check_full_width(golden: Path, frame: bool) -> None:
+    """Assert so of one net of full width, with the shortcut over the border or without."""
     stored = np.load(golden)
     meta = json.loads(str(stored["meta"]))
-    net = Net.from_prototxt(golden.with_suffix(".prototxt"), weights=made_weights(golden, stored, meta))
+    weights = made_weights(golden, stored, meta)
+    net = Net.from_prototxt(golden.with_suffix(".prototxt"), weights=weights, frame=frame)
     blobs = forward(net, keep=net.blobs, data=made_input(meta))
     for name in probed(stored, "probe"):
         check_probe(blobs[name], stored, f"probe/{name}", FULL)
@@ -159,11 +167,11 @@ def test_golden_format_net_runs(golden: Path) -> None:
 class Run:
     """One narrow net, its stored results and its blobs for the stored inputs."""
 
-    def __init__(self, golden: Path) -> None:
+    def __init__(self, golden: Path, frame: bool = False) -> None:
         self.stem = Path(str(golden).removesuffix(".caffemodel.gz"))
         self.stored = np.load(f"{self.stem}.npz")
         self.meta: dict[str, Any] = json.loads(str(self.stored["meta"]))
-        self.net, self.blobs = computed(self.stem, torch.float32)
+        self.net, self.blobs = computed(self.stem, torch.float32, frame)
 
     def group(self, name: str) -> dict[str, np.ndarray]:
         """What is stored under `name/`."""
@@ -173,13 +181,13 @@ class Run:
 
     def exact(self, name: str) -> Tensor:
         """A blob of the same net in float64."""
-        return computed(self.stem, torch.float64)[1][name]
+        return computed(self.stem, torch.float64, False)[1][name]
 
 
 @lru_cache(maxsize=2)
-def computed(stem: Path, dtype: torch.dtype) -> tuple[Net, dict[str, Tensor]]:
+def computed(stem: Path, dtype: torch.dtype, frame: bool) -> tuple[Net, dict[str, Tensor]]:
     """The net and all its blobs; kept for the next test of the same net."""
-    net = Net.from_prototxt(f"{stem}.prototxt", weights=f"{stem}.caffemodel.gz").to(dtype)
+    net = Net.from_prototxt(f"{stem}.prototxt", weights=f"{stem}.caffemodel.gz", frame=frame).to(dtype)
     stored = np.load(f"{stem}.npz")
     inputs = {key[3:]: stored[key] for key in stored.files if key.startswith("in/")}
     return net, forward(net, keep=net.blobs, **inputs)
