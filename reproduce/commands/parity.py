@@ -93,9 +93,10 @@ def command(
       self:...      our own net with device=, precision=float64|bf16|fp16, threads=, frame=on
 
     Both sides are fed the same arrays. Every content of every blob is compared in the order of execution,
-    also those that in-place layers replace. A net with data or loss layers runs in its deploy form, unless labels
-    are given or --backward asks for them; labels that nobody gave are random. Exit codes: 0 all in tolerance,
-    1 not, 2 could not compare.
+    also those that in-place layers replace. A net with data or loss layers runs in its deploy form, unless
+    labels are given or --backward asks for them; labels that nobody gave are random.
+
+    Exit codes: 0 all in tolerance, 1 not, 2 could not compare.
 
     \b
     Keys of --json:

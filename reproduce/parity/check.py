@@ -33,6 +33,7 @@ from reproduce.parity.stored import Store, answer_from, open_store
 from reproduce.tolerances import FULL, GRADIENT, NET, OPENCV, SMALLEST
 
 ORACLES = ("opencv", "caffe:PYTHON", "blobs:FILE", "float64", "self[:SETTINGS]")
+SUMS = ("Convolution", "InnerProduct")
 WIDE_SUM = 4096  # from so many products in a net's longest sum on, the table's tolerance of full width holds
 TIMEOUT_S = 600.0
 
@@ -153,7 +154,9 @@ def _tolerances(net: Net, against: str, given: float | None) -> tuple[float, flo
     """For blobs and for gradients."""
     if given is not None:
         return given, given
-    longest = max((prod(t.shape[1:]) for tensors in net.params.values() for t in tensors), default=0)
+    kinds = {layer.name: layer.type for layer in net.definition.layer}
+    sums = [prod(blobs[0].shape[1:]) for name, blobs in net.params.items() if kinds[name] in SUMS]
+    longest = max(sums, default=0)
     bound = OPENCV if against == "opencv" else FULL if longest > WIDE_SUM else NET
     return bound, max(bound, GRADIENT)
 

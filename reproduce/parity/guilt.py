@@ -20,6 +20,7 @@ from reproduce.parity.ours import Answer
 from reproduce.parity.report import BAD, Finding, Report, Row
 
 MOST_FIELDS = 4
+QUIET = 0.1  # of the tolerance: inputs that differ by less are no cause of a difference over it
 
 
 class Hints:
@@ -58,7 +59,7 @@ def judge_forward(report: Report, story: Sequence[Version], hints: Hints) -> Non
     faults = find_faults(cells, _states(report.rows))
     if not faults:
         return
-    report.guilty = _finding(faults[0], rows, hints)
+    report.guilty = _finding(_origin(faults[0], cells, rows, report.tolerance), rows, hints)
     for fault in faults[1:]:
         row = rows[fault.cell.name]
         if row.own is not None and row.own > report.tolerance and row.layer not in report.guilty.suspects:
@@ -77,6 +78,29 @@ def judge_backward(
     faults = find_faults(cells, _states(report.gradients))
     if faults:
         report.guilty_gradient = _finding(faults[0], rows, hints)
+
+
+def _origin(
+    fault: Fault, cells: Sequence[Cell], rows: Mapping[tuple[str, ...], Row], tolerance: float
+) -> Fault:
+    """Where a difference began that passes the tolerance only later, if its layer cannot be tried alone."""
+    states = _states(list(rows.values()))
+    known = {cell.name: cell for cell in cells}
+    while rows[fault.cell.name].own is None and rows[fault.cell.name].state != "shape":
+        sizes = {name: d.relative for name in fault.inputs if (d := rows[name].difference) is not None}
+        loudest = max(sizes, key=lambda name: sizes[name], default=None)
+        if loudest is None or sizes[loudest] <= QUIET * tolerance or not known[loudest].inputs:
+            break
+        cell = known[loudest]
+        fault = Fault(cell, *_fault_parts(cell, cells, states))
+    return fault
+
+
+def _fault_parts(
+    cell: Cell, cells: Sequence[Cell], states: Mapping[tuple[str, ...], State]
+) -> tuple[tuple[str, ...], bool, tuple[tuple[str, ...], ...]]:
+    suspects, inputs = between(cell, cells, states)
+    return suspects, True, inputs
 
 
 def _forgive(

@@ -19,7 +19,8 @@ STYLE = """
 :root { --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --back: #fff; --panel: #f5f7f9;
   --agree: #2c7a4b; --rounding: #b07d12; --differ: #b3261e; --absent: #8a94a1; color-scheme: light dark; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --soft: #9aa5b3; --line: #333c47;
-  --back: #14181d; --panel: #1d232a; --agree: #5cc48a; --rounding: #e2b04a; --differ: #ff8a80; --absent: #7d8894; } }
+  --back: #14181d;
+  --panel: #1d232a; --agree: #5cc48a; --rounding: #e2b04a; --differ: #ff8a80; --absent: #7d8894; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 76rem; color: var(--ink);
   background: var(--back);  font: 16px/1.5 system-ui, sans-serif; }

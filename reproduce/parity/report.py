@@ -154,8 +154,8 @@ def verdict(report: Report) -> Iterator[str]:
     )
     if states.count("rounding"):
         yield (
-            f"{states.count('rounding')} of them are over the tolerance by rounding that has grown: fed with the"
-            " other side's values their layers agree"
+            f"{states.count('rounding')} of them are over the tolerance by rounding that has grown: fed with"
+            " the other side's values their layers agree"
         )
     if report.guilty:
         yield from finding_words(report.guilty)
@@ -182,7 +182,8 @@ def finding_words(finding: Finding) -> Iterator[str]:
         "guilty" if len(finding.suspects) == 1 else "suspects, of which the other side shows nothing between"
     )
     yield f"{who}: {_suspects(finding)}"
-    yield f"  it shows in {row.words}: {_apart_words(row)}"
+    begins = "shows" if row.state in BAD else "begins, still within the tolerance,"
+    yield f"  it {begins} in {row.words}: {_apart_words(row)}"
     if finding.inputs is None:
         yield "  it has no inputs that could be compared"
     else:
