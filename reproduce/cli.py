@@ -37,6 +37,7 @@ COMMANDS = {
     "solver": ("solver", "Print the solver prototxt of a published net."),
     "start": ("start", "Make the starting weights of a net from those of its predecessor."),
     "parity": ("parity", "Compare a net with another run of it, blob by blob; name the guilty layer."),
+    "data": ("data", "Say what is there of a data set and what is missing."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
 }
 
