@@ -231,7 +231,8 @@ def test_means_and_tops_are_those_of_the_published_nets() -> None:
 
 
 def test_jitter_and_mirror_move_picture_and_labels_alike() -> None:
-    blobs = {"data": np.arange(24, dtype=np.float32).reshape(1, 4, 6) + 1,
+    blobs: dict[str, np.ndarray] = {
+        "data": np.arange(24, dtype=np.float32).reshape(1, 4, 6) + 1,
              "label": np.arange(24, dtype=np.uint8).reshape(1, 4, 6) + 1}  # fmt: skip
     seen = set()
     for number in range(60):

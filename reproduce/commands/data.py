@@ -93,7 +93,7 @@ def _open(
             raise InputError(name, f"given for {kind}", f"nothing, it belongs to {owner}")
     if voc is not None:
         options["voc"] = voc
-    first = splits[0] if splits else None
+    first = splits[0] if splits else ""  # any
     if kind == "nyud":
         root = NYUD.find_root(Path(folder))
         present = [name for name, below in FOLDERS.items() if (root / "data" / below).is_dir()]

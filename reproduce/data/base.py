@@ -86,10 +86,12 @@ class Dataset(ABC):
     def __init__(self, root: PathLike, split: str | None = None) -> None:
         """Open the data set in the folder `root`, or below where its layout is usually found.
 
-        FileError where it is not there, or has no such split; FormatError for a broken list.
+        `split` is that of training by default, and the first that there is where it is empty. FileError where
+        the data set is not there, or has no such split; FormatError for a broken list.
         """
         self.root = self.find_root(Path(root))
-        self.split = self.read_split(split or self.train_split)
+        names = [self.train_split] if split is None else [split] if split else self.splits()
+        self.split = self.read_split(names[0] if names else self.train_split)
 
     @property
     def ids(self) -> tuple[str, ...]:
