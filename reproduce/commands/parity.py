@@ -110,8 +110,8 @@ def command(
       nearer_to_float64    ours, theirs, equal, null
       blobs[], gradients[] name, layer, type, state, in_place, output, shape, their_shape, difference,
                            own, from_float64, flips, remark
-      difference           relative, relative_at, relative_values, absolute, absolute_at, absolute_values,
-                           ulp, ulp_of_largest, share, elements, probed
+      difference           relative, relative_at, relative_values, absolute, absolute_at,
+                           absolute_values, of_largest, ulp, ulp_of_largest, share, elements, probed
       flips                labels, flipped, clear, gap, at
       notes                what was done, and what could not be compared
     """

@@ -31,6 +31,7 @@ from reproduce.parity.replay import replay_backward, replay_forward
 from reproduce.parity.report import BAD, Report, Row
 from reproduce.parity.stored import Store, answer_from, open_store
 from reproduce.tolerances import FULL, GRADIENT, NET, OPENCV, SMALLEST
+from surgery.deploy import TRAINING_ENDS
 
 ORACLES = ("opencv", "caffe:PYTHON", "blobs:FILE", "float64", "self[:SETTINGS]")
 SUMS = ("Convolution", "InnerProduct")
@@ -65,7 +66,7 @@ def check(
     theirs = answer_from(store, story, ours.parameter_gradients, case.backward) if store else ask(case)
     found = Matched(case, story, theirs)
     report = _compare(
-        case, story, net, ours, theirs, found, _tolerances(net, against, tolerance), against != "opencv"
+        case, story, ours, theirs, found, _tolerances(net, against, tolerance), against != "opencv"
     )
     if not any(row.difference or row.state == "shape" for row in report.rows if row.type != "Input"):
         raise OracleError(against, "no blob in common", "blobs of the same names", "see fcn inspect")
@@ -166,17 +167,22 @@ def _ends(story: Sequence[Version]) -> list[Key]:
     return [v.key for v in story if v.key not in read]
 
 
+def _outputs(story: Sequence[Version]) -> set[Key]:
+    """What nothing reads, or nothing but losses and accuracies."""
+    read = {bottom for v in story for bottom in v.bottoms if v.type not in TRAINING_ENDS}
+    return {v.key for v in story if v.key not in read and v.type != "Input"}
+
+
 def _compare(
-    case: Case, story: Sequence[Version], net: Net, ours: Answer, theirs: Answer, found: Matched,
+    case: Case, story: Sequence[Version], ours: Answer, theirs: Answer, found: Matched,
     bounds: tuple[float, float], channels: bool,
 ) -> Report:  # fmt: skip
     report = Report(case, ours.name, theirs.name, *bounds, channels, [], notes=[*case.notes, *theirs.notes])
+    outputs = _outputs(story)
     for v in story:
         got = ours.blobs[v.key]
         assert not isinstance(got, Probe)
-        row = Row(
-            v.words, v.layer, v.type, v.key, got.shape, in_place=v.in_place, output=v.blob in net.outputs
-        )
+        row = Row(v.words, v.layer, v.type, v.key, got.shape, in_place=v.in_place, output=v.key in outputs)
         want = found.get(v.key)
         if want is not None:
             _fill(row, got, want, bounds[0], channels, not case.same_files)

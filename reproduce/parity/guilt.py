@@ -18,9 +18,10 @@ from reproduce.parity.blame import (
 from reproduce.parity.case import Case
 from reproduce.parity.ours import Answer
 from reproduce.parity.report import BAD, Finding, Report, Row
+from reproduce.tolerances import FLOAT64_FACTOR
 
 MOST_FIELDS = 4
-QUIET = 0.1  # of the tolerance: inputs that differ by less are no cause of a difference over it
+QUIET = 0.1  # of the tolerance and of a difference: inputs that differ by less are not its cause
 
 
 class Hints:
@@ -89,7 +90,9 @@ def _origin(
     while rows[fault.cell.name].own is None and rows[fault.cell.name].state != "shape":
         sizes = {name: d.relative for name in fault.inputs if (d := rows[name].difference) is not None}
         loudest = max(sizes, key=lambda name: sizes[name], default=None)
-        if loudest is None or sizes[loudest] <= QUIET * tolerance or not known[loudest].inputs:
+        here = rows[fault.cell.name].difference
+        least = QUIET * max(tolerance, here.relative if here else 0.0)
+        if loudest is None or sizes[loudest] <= least or not known[loudest].inputs:
             break
         cell = known[loudest]
         fault = Fault(cell, *_fault_parts(cell, cells, states))
@@ -110,13 +113,27 @@ def _forgive(
     """Call rounding what differs though its layer agrees on the other side's values and inherits no fault."""
     for cell in cells:
         row = rows.get(cell.name)
-        if row is None or row.state != "differ" or row.own is None or row.own > tolerance:
+        if row is None or row.state != "differ" or not _innocent(row, tolerance):
             continue
         states = _states(list(rows.values()))
         inherited = any(states[name] == "differ" for name in between(cell, cells, states)[1])
         used = [other for layer in cell.layers for other in forward.get(layer, ())]
         if not inherited and not any(other.state in BAD for other in used):
             row.state = "rounding"
+
+
+def _innocent(row: Row, tolerance: float) -> bool:
+    """Whether rounding explains a difference, if its inputs do not.
+
+    Its layer agrees on the other side's values. Where that cannot be tried: only a channel of small values is
+    over the tolerance, and there our net is no further from float64 than the table allows.
+    """
+    if row.own is not None:
+        return row.own <= tolerance
+    if row.difference is None or row.from_float64 is None:
+        return False
+    ours, theirs = row.from_float64
+    return row.difference.of_largest <= tolerance and ours <= FLOAT64_FACTOR * theirs
 
 
 def _states(rows: Sequence[Row]) -> dict[tuple[str, ...], State]:

@@ -37,8 +37,8 @@ class Difference:
     """Ours against the other side's. Indices are into the blob; `share` is that over the tolerance.
 
     `relative` is the worst by the tolerance table's measure, `absolute` the largest |ours - theirs|, each
-    with its place and the two values there. `probed` counts the compared values of a probe; None for whole
-    blobs.
+    with its place and the two values there; `of_largest` is `absolute` over the blob's largest magnitude.
+    `probed` counts the compared values of a probe; None for whole blobs.
     """
 
     relative: float
@@ -47,6 +47,7 @@ class Difference:
     absolute: float
     absolute_at: Index
     absolute_values: tuple[float, float]
+    of_largest: float
     ulp: float
     ulp_of_largest: float
     share: float
@@ -76,13 +77,14 @@ def measure(got: np.ndarray, want: Content, tolerance: float, channels: bool = T
     exact = np.float64 if got.dtype != want.dtype else got.dtype
     relative = relative_differences(got.astype(exact), want.astype(exact), channels)
     if not relative.size:
-        return Difference(0.0, (), (0.0, 0.0), 0.0, (), (0.0, 0.0), 0.0, 0.0, 0.0, 0)
+        return Difference(0.0, (), (0.0, 0.0), 0.0, (), (0.0, 0.0), 0.0, 0.0, 0.0, 0.0, 0)
     apart = absolute_differences(got, want)
     at, absolute_at = _worst(relative), _worst(apart)
     largest = np.abs(want[np.isfinite(want)]).max(initial=0.0)
     return Difference(
         float(relative[at]), at, _values(got, want, at),
         float(apart[absolute_at]), absolute_at, _values(got, want, absolute_at),
+        float(apart[absolute_at] / max(largest, SMALLEST)),
         float((apart / _spacing(np.maximum(np.abs(got), np.abs(want)))).max()),
         float(apart[absolute_at] / _spacing(largest)),
         float((relative > tolerance).mean()), int(got.size),
@@ -130,7 +132,8 @@ def _measure_probe(got: np.ndarray, probe: Probe, tolerance: float) -> Differenc
     pair = (float(values[place]), float(probe.val[place])) if apart.size else (0.0, 0.0)
     ulp = apart / _spacing(np.maximum(np.abs(values), np.abs(probe.val)))
     return Difference(
-        relative, at, pair, worst, at, pair, float(ulp.max(initial=0.0)), float(worst / _spacing(largest)),
+        relative, at, pair, worst, at, pair, relative,
+        float(ulp.max(initial=0.0)), float(worst / _spacing(largest)),
         float((apart / largest > tolerance).mean()) if apart.size else 0.0,
         prod(probe.shape), int(apart.size),
     )  # fmt: skip

@@ -11,8 +11,8 @@ from reproduce.parity.report import Report, Row, verdict
 
 LOWEST, HIGHEST = -9.0, 1.0  # decades that the chart shows
 HEIGHT, TOP, LEFT = 220, 12, 44  # of the chart, in its own units
-BAR = 14  # from one bar to the next
-LEAST_WIDTH = 620
+BAR = (14, 36)  # least and most from one bar to the next
+CHART_WIDTH = 1160
 COLUMNS = ("blob", "layer type", "shape", "relative", "absolute", "worst at", "ulp", "over", "own", "state")
 
 STYLE = """
@@ -24,7 +24,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 76rem; color: var(--ink);
   background: var(--back);  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.4rem; margin: 0 0 .8rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
+h1 { font-size: 1.4rem; margin: 0 0 .8rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 .verdict { border-left: 6px solid var(--agree); background: var(--panel); padding: .8rem 1rem;
   overflow-wrap: anywhere; }
 .verdict.differ { border-color: var(--differ); } .verdict p { margin: .15rem 0; }
@@ -94,7 +95,8 @@ def _facts(report: Report) -> Iterator[str]:
 
 def _chart(rows: Sequence[Row], bound: float) -> Iterator[str]:
     """A bar for each row on a logarithmic axis, the tolerance as a line, `own` as a tick."""
-    width = max(LEAST_WIDTH, LEFT + BAR * len(rows) + 8)
+    pitch = max(BAR[0], min(BAR[1], (CHART_WIDTH - LEFT) // max(len(rows), 1)))
+    width = LEFT + pitch * len(rows) + 8
     yield '<div class="wide">'
     yield (f'<svg width="{width}" height="{HEIGHT}" viewBox="0 0 {width} {HEIGHT}" role="img" '
            'aria-label="relative difference of each blob">')  # fmt: skip
@@ -103,7 +105,7 @@ def _chart(rows: Sequence[Row], bound: float) -> Iterator[str]:
         yield f'<line class="grid" x1="{LEFT}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>'
     for i, row in enumerate(rows):
-        yield from _bar(row, LEFT + BAR * i + 3)
+        yield from _bar(row, LEFT + pitch * i + 3, pitch)
     y = _height(bound)
     yield f'<line class="bound" x1="{LEFT}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
     yield "</svg></div>"
@@ -113,17 +115,17 @@ def _chart(rows: Sequence[Row], bound: float) -> Iterator[str]:
     )
 
 
-def _bar(row: Row, x: int) -> Iterator[str]:
+def _bar(row: Row, x: int, pitch: int) -> Iterator[str]:
     foot = HEIGHT - TOP
     value = math.inf if row.state == "shape" else row.difference.relative if row.difference else 0.0
     top = _height(value)
     words = f"{row.words} ({row.type}): {row.state}"
     words += f", {row.difference.relative:.2g}" if row.difference else ""
-    yield (f'<rect class="{row.state}" x="{x}" y="{top:.1f}" width="{BAR - 4}" '
+    yield (f'<rect class="{row.state}" x="{x}" y="{top:.1f}" width="{pitch - 4}" '
            f'height="{max(foot - top, 1.5):.1f}"><title>{escape(words)}</title></rect>')  # fmt: skip
     if row.own is not None:
         y = _height(row.own)
-        yield f'<line class="own" x1="{x - 2}" x2="{x + BAR - 2}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<line class="own" x1="{x - 2}" x2="{x + pitch - 2}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def _height(value: float) -> float:

@@ -16,7 +16,7 @@ BAD = ("differ", "shape")
 class Row:
     """One content of a blob, or one gradient.
 
-    `state`: agree; rounding (over the tolerance, but float32 is no nearer to float64 there); differ; shape
+    `state`: agree; rounding (over the tolerance, but not by its layer's doing, see `guilt`); differ; shape
     (two shapes); absent (the other side does not have it). `own` is the difference that its layer alone makes
     when it is fed with the other side's inputs. `from_float64`: how far ours and the other side's are from
     our net in float64.
