@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def run(folder: Path, repeats: int) -> dict[str, object]:
     }
 
 
-def missed(result: dict[str, object]) -> list[str]:
+def missed(result: Mapping[str, object]) -> list[str]:
     """The limits that a result does not keep."""
     at_least = {"usual_over_ours"}
     return [
