@@ -125,15 +125,16 @@ def _forgive(
 def _innocent(row: Row, tolerance: float) -> bool:
     """Whether rounding explains a difference, if its inputs do not.
 
-    Its layer agrees on the other side's values. Where that cannot be tried: only a channel of small values is
-    over the tolerance, and there our net is no further from float64 than the table allows.
+    Its layer agrees on the other side's values. Where that cannot be tried: our net is no further from float64
+    than the table allows, and either both are about as far, or only a channel of small values is out.
     """
     if row.own is not None:
         return row.own <= tolerance
     if row.difference is None or row.from_float64 is None:
         return False
     ours, theirs = row.from_float64
-    return row.difference.of_largest <= tolerance and ours <= FLOAT64_FACTOR * theirs
+    alike = theirs <= FLOAT64_FACTOR * ours or row.difference.of_largest <= tolerance
+    return alike and ours <= FLOAT64_FACTOR * theirs
 
 
 def _states(rows: Sequence[Row]) -> dict[tuple[str, ...], State]:
