@@ -18,17 +18,20 @@ VERSIONS = ("torch", "numpy", "protobuf", "safetensors", "h5py")
 
 
 def alternate(
-    ways: Mapping[str, Callable[[], None]], repeats: int = 7, between: Callable[[], None] = lambda: None
+    ways: Mapping[str, Callable[[], None]],
+    repeats: int = 7,
+    between: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each of `repeats` runs of each way, taken in turn after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
             between()
-            start = time.perf_counter()
+            start = clock()
             way()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -43,6 +43,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -158,7 +159,7 @@ class Frame:
     def rims(self, framing: Framing, blobs: Blobs, like: Tensor) -> dict[int, Tensor]:
         """Rims by version, as far as they are known for the parameters as they are; to be added to.
 
-        An edit through `tensor.data`, which PyTorch does not count, is noticed by the sum of the values.
+        An edit through `tensor.data`, which PyTorch does not count, is noticed by the values, on the CPU.
         """
         used = [blob for name in framing.pieces for blob in blobs(name)]
         if torch.is_grad_enabled() or any(blob.is_inference() for blob in used):
@@ -344,8 +345,21 @@ def _bound(cache: OrderedDict[object, Any], most: int) -> None:
 
 
 def _state(blobs: Sequence[Tensor]) -> tuple[object, ...]:
-    sums = torch.stack([blob.sum() for blob in blobs]).tolist()
-    return *((blob.data_ptr(), blob._version) for blob in blobs), *sums
+    counts = tuple((blob.data_ptr(), blob._version) for blob in blobs)
+    if any(blob.device.type != "cpu" for blob in blobs):
+        return counts  # reading a mark would wait for the device
+    return *counts, *torch.stack([_mark(blob) for blob in blobs]).tolist()
+
+
+def _mark(blob: Tensor) -> Tensor:
+    # a product with fixed random numbers: another for other values, and for the same in another order
+    rows = blob.reshape(blob.shape[0] if blob.dim() else 1, -1)
+    return _random(rows.shape[0], rows.dtype) @ (rows @ _random(rows.shape[1], rows.dtype))
+
+
+@lru_cache(maxsize=256)
+def _random(count: int, dtype: torch.dtype) -> Tensor:
+    return (0.5 + torch.rand(count, generator=torch.Generator().manual_seed(count))).to(dtype)
 
 
 def _numbers(like: Tensor) -> tuple[object, ...]:

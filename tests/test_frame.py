@@ -173,7 +173,11 @@ def test_rims_follow_the_parameters() -> None:
     def replace_data(net: Net) -> None:
         bias(net).data = torch.full_like(bias(net), -0.4)
 
-    for change in (step, edit_data, replace_data):
+    def reorder_data(net: Net) -> None:
+        weight = net.params["conv3_2"][0]
+        weight.data[:] = weight.data.flip(0, 1)
+
+    for change in (step, edit_data, replace_data, reorder_data):
         change(plain), change(short)
         after = run(short, inputs)["score"]
         assert not torch.allclose(after, before)
