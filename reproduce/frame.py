@@ -124,7 +124,7 @@ class Shortcut:
         if version not in self.rims:
             self.rims[version] = _make_rim(layer, piece, framed, blobs)
         patches = [x.part(piece.reads, rule.outside(layer)) for x in framed]
-        if in_place and run.overwrites and piece.window is POINT:
+        if in_place and run.overwrites and piece.window == POINT:
             region = layer.overwrite(patches[0], blobs)
         else:
             region = rule.run(layer, patches, blobs, _place_of(piece, framed[0]))
