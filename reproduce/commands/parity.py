@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from caffe_weights.errors import InputError
@@ -17,6 +19,10 @@ from reproduce.commands.common import (
     print_json,
     progress,
 )
+
+if TYPE_CHECKING:
+    from reproduce.parity.case import Request
+    from reproduce.parity.report import Report
 
 
 @fcn_command("parity")
@@ -115,27 +121,33 @@ def command(
       flips                labels, flipped, clear, gap, at
       notes                what was done, and what could not be compared
     """
+    if not -float("inf") < scale < float("inf"):
+        raise InputError("--scale", str(scale), "a finite number")
     with progress("running both sides"):
         from reproduce.parity.case import Request  # torch: so late that --help is quick
-        from reproduce.parity.check import check
-        from reproduce.parity.page import page
         from reproduce.parity.report import as_dict, lines
 
-        if not scale > -float("inf") or not scale < float("inf"):
-            raise InputError("--scale", str(scale), "a finite number")
         request = Request(
             prototxt, weights, against_net, against_weights, inputs, size, phase, backward, crop,
             picture=(mean, scale, color),
         )  # fmt: skip
-        if html is None:
-            report = check(request, against, tolerance, judge, timeout_s, device)
-        else:
-            with replace_file(html, force) as temporary:
-                report = check(request, against, tolerance, judge, timeout_s, device)
-                temporary.write_text(page(report), encoding="utf-8")
+        report = _compare(request, html, force, (against, tolerance, judge, timeout_s, device))
     if as_json:
         print_json(as_dict(report))
     else:
         click.echo("\n".join(lines(report)))
     if not report.passed:
         raise click.exceptions.Exit(EXIT_CHECK_FAILED)
+
+
+def _compare(request: Request, html: str | None, force: bool, options: tuple[Any, ...]) -> Report:
+    """Compare, and write the page if one is wanted; whether it may be written is seen before anything runs."""
+    from reproduce.parity.check import check
+    from reproduce.parity.page import page
+
+    if html is None:
+        return check(request, *options)
+    with replace_file(html, force) as temporary:
+        report = check(request, *options)
+        temporary.write_text(page(report), encoding="utf-8")
+    return report

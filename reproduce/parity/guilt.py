@@ -125,8 +125,8 @@ def _forgive(
 def _innocent(row: Row, tolerance: float) -> bool:
     """Whether rounding explains a difference, if its inputs do not.
 
-    Its layer agrees on the other side's values. Where that cannot be tried: our net is no further from float64
-    than the table allows, and either both are about as far, or only a channel of small values is out.
+    Its layer agrees on the other side's values. Where that cannot be tried: our net is no further from
+    float64 than the table allows, and either both are about as far, or only a channel of small values is out.
     """
     if row.own is not None:
         return row.own <= tolerance
