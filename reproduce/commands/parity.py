@@ -141,7 +141,7 @@ def command(
 
 
 def _compare(request: Request, html: str | None, force: bool, options: tuple[Any, ...]) -> Report:
-    """Compare, and write the page if one is wanted; whether it may be written is seen before anything runs."""
+    """Compare, and write the page if one is wanted; that it may be is seen before anything runs."""
     from reproduce.parity.check import check
     from reproduce.parity.page import page
 
