@@ -11,7 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import conversion  # noqa: E402
+import frame  # noqa: E402
 import measure  # noqa: E402
+
+from reproduce.nets import Form  # noqa: E402
+from reproduce.tolerances import GRADIENT  # noqa: E402
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
 
@@ -42,6 +46,24 @@ def test_the_vgg16_sized_model_has_vgg16s_parameters(monkeypatch: pytest.MonkeyP
             channels = width
     fully_connected = sum(outputs * (inputs + 1) for _, outputs, inputs in conversion.FULLY_CONNECTED)
     assert sum(shapes.values()) + fully_connected == 138_357_544  # the published count
+
+
+def test_the_shortcut_is_measured_at_a_small_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame, "SIZES", ((40, 50),))
+    monkeypatch.setattr(frame, "TRAINING_SIZE", (40, 50))
+    result = frame.run(1, Form(32), "cpu")
+    size = result["sizes"]["40x50"]
+    assert {"with", "first", "without", "without_over_with", "gflop"} <= set(size)
+    assert size["pixels"] == 2000
+    assert size["gflop"]["regions"] < size["gflop"]["without"]
+    assert result["training"]["median_gradient_difference"] < GRADIENT
+
+
+def test_a_shortcut_that_saves_too_little_is_named() -> None:
+    sizes = {name: {"without_over_with": limit} for name, limit in frame.LIMITS.items()}
+    assert frame.missed({"sizes": sizes}) == []
+    slow = {"sizes": {**sizes, "500x500": {"without_over_with": 1.2}}}
+    assert frame.missed(slow) == ["500x500: 1.2 times faster, limit 1.4"]
 
 
 @LINUX
