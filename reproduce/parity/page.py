@@ -11,9 +11,9 @@ from reproduce.parity.report import Report, Row, verdict
 
 LOWEST, HIGHEST = -9.0, 1.0  # decades that the chart shows
 HEIGHT, TOP, LEFT = 220, 12, 44  # of the chart, in its own units
-BAR = (14, 36)  # least and most from one bar to the next
+BAR = (14, 30)  # least and most from one bar to the next
 CHART_WIDTH = 1160
-COLUMNS = ("blob", "layer type", "shape", "relative", "absolute", "worst at", "ulp", "over", "own", "state")
+COLUMNS = ("blob", "state", "layer type", "shape", "relative", "absolute", "worst at", "ulp", "over", "own")
 
 STYLE = """
 :root { --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --back: #fff; --panel: #f5f7f9;
@@ -48,8 +48,8 @@ tr.rounding td.state { color: var(--rounding); } tr.absent td.state { color: var
 tr.guilty td { background: color-mix(in srgb, var(--differ) 14%, var(--back)); }
 p.legend { color: var(--soft); font-size: .86rem; margin: .5rem 0 0; }
 @media (max-width: 34rem) { body { padding: 1rem .7rem 2rem; } dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .4rem; } th:first-child, td:first-child { max-width: 9.5rem; white-space: normal;
-  overflow-wrap: anywhere; } }
+  dd { margin-bottom: .4rem; } th:first-child, td:first-child { min-width: 8rem;
+  max-width: 9.5rem; white-space: normal; overflow-wrap: anywhere; } }
 """
 
 
@@ -146,9 +146,9 @@ def _table(rows: Sequence[Row], report: Report) -> Iterator[str]:
     yield "<tr>" + "".join(f"<th>{name}</th>" for name in COLUMNS) + "</tr>"
     for row in rows:
         guilty = " guilty" if any(row.key == key for _, key in suspects) else ""
-        cells = "".join(f"<td>{escape(text)}</td>" for text in _cells(row))
+        name, *others = (f"<td>{escape(text)}</td>" for text in _cells(row))
         state = escape(", ".join(filter(None, [row.state, row.remark])))
-        yield f'<tr class="{row.state}{guilty}">{cells}<td class="state">{state}</td></tr>'
+        yield f'<tr class="{row.state}{guilty}">{name}<td class="state">{state}</td>{"".join(others)}</tr>'
     yield "</table></div>"
 
 
