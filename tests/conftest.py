@@ -46,6 +46,12 @@ def goldens(pytestconfig: pytest.Config) -> Path:
     return goldens_directory(pytestconfig)
 
 
+@pytest.fixture
+def own_goldens() -> Path:
+    """tests/goldens, whatever --goldens says, for tests about one certain file."""
+    return _HERE
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "goldens(pattern, exclude=None): cases of the argument `golden`")
     config.addinivalue_line("markers", "no_golden_case(kind, pattern): set where a pattern matches no file")

@@ -178,9 +178,9 @@ def test_an_old_torch_pickle_is_read(tmp_path: Path) -> None:
     assert read_weights(tmp_path / "a.pth")["a"][0].tolist() == [1, 1]
 
 
-def test_shared_blobs_come_back_through_hdf5(goldens: Path) -> None:
-    stored = read_weights(goldens / "formats/shared.caffemodel.h5")
-    whole = read_weights(goldens / "formats/shared.caffemodel")
+def test_shared_blobs_come_back_through_hdf5(own_goldens: Path) -> None:
+    stored = read_weights(own_goldens / "formats/shared.caffemodel.h5")
+    whole = read_weights(own_goldens / "formats/shared.caffemodel")
     net = NetParameter()
     net.CopyFrom(whole.net)  # type: ignore[arg-type]
     permissive = [entry for entry in net.layer if any(spec.share_mode for spec in entry.param)]
@@ -195,8 +195,8 @@ def test_shared_blobs_come_back_through_hdf5(goldens: Path) -> None:
     assert set(filled) == set(whole) - {entry.name for entry in permissive}
 
 
-def test_a_shared_blob_without_its_owner_is_named(tmp_path: Path, goldens: Path) -> None:
-    stored = read_weights(goldens / "formats/shared.caffemodel.h5")
+def test_a_shared_blob_without_its_owner_is_named(tmp_path: Path, own_goldens: Path) -> None:
+    stored = read_weights(own_goldens / "formats/shared.caffemodel.h5")
     net = NetParameter(layer=[{"name": name, "type": "Any"} for name in stored])
     with pytest.raises(WeightsError, match="'c2': a shared blob that its owner keeps"):
         write_weights(stored, tmp_path / "a.caffemodel", net=net)

@@ -32,6 +32,8 @@ from surgery.shapes import infer_shapes
 FCNS = [name for name, entry in NETS.items() if entry.data]
 PUBLISHED = [name for name, entry in NETS.items() if entry.published]
 
+OWN_GOLDENS = Path(__file__).parent / "goldens" / "nets"
+
 # kind of the golden net, its finest stride and whether its skips are scaled -> our name
 GOLDEN_NAMES = {
     ("vgg16",): "vgg16", ("caffenet",): "caffenet", ("alexnet",): "alexnet", ("googlenet",): "googlenet",
@@ -43,8 +45,8 @@ GOLDEN_NAMES = {
 }  # fmt: skip
 
 
-@pytest.mark.goldens("nets/*.caffemodel.gz")
-def test_golden_net_is_generated(golden: Path) -> None:
+@pytest.mark.parametrize("golden", sorted(OWN_GOLDENS.glob("*.caffemodel.gz")), ids=lambda path: path.name)
+def test_caffes_nets_are_generated(golden: Path) -> None:
     stem = str(golden).removesuffix(".caffemodel.gz")
     theirs = read_net(stem + ".prototxt")
     config = json.loads(str(np.load(stem + ".npz")["meta"]))["config"]
@@ -56,8 +58,8 @@ def test_golden_net_is_generated(golden: Path) -> None:
     assert _core(mine, adapt) == _core(theirs, _without_loss if split == "deploy" else _as_it_is)
 
 
-@pytest.mark.goldens("nets/*-full.npz")
-def test_golden_net_of_full_width_is_generated(golden: Path) -> None:
+def test_the_net_of_full_width_is_generated() -> None:
+    golden = OWN_GOLDENS / "fcn8s-full.npz"
     theirs = read_net(golden.with_suffix(".prototxt"))
     mine = make_net("voc-fcn8s", "train")
     assert _core(mine, _without_loss) == _core(theirs, _as_it_is)

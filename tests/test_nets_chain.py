@@ -112,15 +112,15 @@ def spread(coarse: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("stem", ["vgg16", "caffenet"])
-def test_golden_net_classifier_becomes_the_trunk(stem: str, goldens: Path) -> None:
+def test_caffes_classifier_becomes_the_trunk(stem: str, own_goldens: Path) -> None:
     """The golden classifier's weights in the FCN, at the classifier's size: Caffe's own features."""
-    weights = read_weights(goldens / "nets" / f"{stem}.caffemodel.gz")
+    weights = read_weights(own_goldens / "nets" / f"{stem}.caffemodel.gz")
     name = {"vgg16": "voc-fcn32s", "caffenet": "voc-fcn-alexnet"}[stem]
     made = start(name, [weights], Form(16, fc=256))
-    full = read_net(goldens / "nets" / f"{stem}-fullconv.prototxt")
+    full = read_net(own_goldens / "nets" / f"{stem}-fullconv.prototxt")
     cut = Weights({**{k: v for k, v in made.weights.items() if "score" not in k}, "fc8": weights["fc8"]})
     cut["fc8"] = [cut["fc8"][0].reshape(100, 256, 1, 1), cut["fc8"][1]]
-    stored = np.load(goldens / "nets" / f"{stem}-fullconv.npz")
+    stored = np.load(own_goldens / "nets" / f"{stem}-fullconv.npz")
     with torch.no_grad():
         got = Net(full, cut)(keep=["fc8"], data=stored["in/data_large"])["fc8"].numpy()
     assert worst_difference(got, stored["out/conv_fc8_large"])[0] <= FULL

@@ -36,8 +36,8 @@ def oracles(*names: str) -> list[Any]:
 
 
 @pytest.fixture
-def model(goldens: Path, tmp_path: Path) -> Model:
-    return golden_model(goldens, tmp_path)
+def model(own_goldens: Path, tmp_path: Path) -> Model:
+    return golden_model(own_goldens, tmp_path)
 
 
 def held(model: Model, against: str, other: Model | None = None, **options: Any) -> Report:
@@ -64,10 +64,10 @@ def test_a_fault_is_found_at_its_layer(fault: str, against: str, model: Model, t
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "floor pooling"])
 def test_a_fault_of_ours_is_found_by_caffes_stored_probes(
-    fault: str, goldens: Path, model: Model, tmp_path: Path
+    fault: str, own_goldens: Path, model: Model, tmp_path: Path
 ) -> None:
     """The probes know only what in-place layers left: a convolution comes with its ReLU."""
-    report = held(plant(model, FAULTS[fault], tmp_path), f"blobs:{goldens}/nets/fcn-alexnet.npz")
+    report = held(plant(model, FAULTS[fault], tmp_path), f"blobs:{own_goldens}/nets/fcn-alexnet.npz")
     assert not report.passed
     assert report.guilty is not None
     guilty = FAULTS[fault].guilty

@@ -140,8 +140,8 @@ class TestOurs:
         with pytest.raises(InputError):
             check(Request(*files), f"self:{settings}")
 
-    def test_the_shortcut_over_the_border_is_seen_through(self, goldens: Path) -> None:
-        stem = goldens / "nets" / "fcn8s"
+    def test_the_shortcut_over_the_border_is_seen_through(self, own_goldens: Path) -> None:
+        stem = own_goldens / "nets" / "fcn8s"
         request = Request(f"{stem}.prototxt", f"{stem}.caffemodel.gz", size=(64, 80), backward=True)
         report = check(request, "self:frame=on")
         assert report.passed
@@ -153,8 +153,8 @@ class TestOpenCv:
     def opencv(self) -> None:
         pytest.importorskip("cv2", reason="OpenCV is not installed")
 
-    def test_its_contents_are_those_before_fusion(self, goldens: Path) -> None:
-        stem = goldens / "nets" / "fcn32s"
+    def test_its_contents_are_those_before_fusion(self, own_goldens: Path) -> None:
+        stem = own_goldens / "nets" / "fcn32s"
         request = Request(f"{stem}.prototxt", f"{stem}.caffemodel.gz", deploy_only=True)
         blobs = ask_opencv(make_case(request)).blobs
         before, after = blobs["conv1_1", "conv1_1"], blobs["relu1_1", "conv1_1"]

@@ -31,8 +31,8 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("stem", GOLDEN)
-def test_golden_net_is_recognised(stem: str, goldens: Path) -> None:
-    weights = read_weights(goldens / "nets" / f"{stem}.caffemodel.gz")
+def test_caffes_nets_are_recognised(stem: str, own_goldens: Path) -> None:
+    weights = read_weights(own_goldens / "nets" / f"{stem}.caffemodel.gz")
     found = recognize(weights)
     assert (found.name, found.published_shape, found.alternatives) == (GOLDEN[stem], False, ())
     held = {name: [blob.shape for blob in blobs] for name, blobs in weights.items()}

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 
-def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goldens: Path) -> None:
-    setting = goldens / "solvers" / "adam"
-    if not setting.is_dir():
-        pytest.skip("this goldens directory has no solvers/adam, whose net the examples train")
+def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_goldens: Path) -> None:
+    setting = own_goldens / "solvers" / "adam"
     for name in ("net.prototxt", "solver.prototxt"):
         shutil.copy(setting / name, tmp_path)
     shutil.copy(setting.parent / "init.caffemodel", tmp_path / "start.caffemodel")
