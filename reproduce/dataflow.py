@@ -7,7 +7,8 @@ has two readers.
 
 Follows `Net::Init` in `src/caffe/net.cpp` and `src/caffe/util/insert_splits.cpp` of BVLC/caffe at 9b891540.
 Departures: the outputs stand in the order of the net (Caffe sorts them by name); a loss without a top gets
-one named after the layer (Caffe makes one that cannot be read).
+one named after the layer (Caffe makes one that cannot be read); force_backward makes no gradients of
+parameters with lr_mult 0, which no solver uses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
@@ -76,6 +77,8 @@ class Dataflow:
             flow._add(definition, layers.get(definition.name), sources)
             read.update(name for name in definition.bottom if name not in definition.top)
         flow.outputs = [name for name in flow.final if name not in read]
+        if net.force_backward:  # it wins over propagate_down: false
+            flow.steps = [replace(step, stops=()) for step in flow.steps]
         return flow
 
     def plan(self, given: Iterable[str], keep: Iterable[str]) -> Plan:

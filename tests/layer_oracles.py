@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,10 +62,10 @@ def convolve(
     xs, ys, dxs, dys = (np.split(a, g, axis=1) for a in (x, y, dx, dy))  # views, one a group
     for o, t, i in all_links(x.shape[2:], out, shape):
         for k in range(g):
-            taps = grouped[k][(..., *t)]  # (O / g, C / g)
-            ys[k][(..., *o)] += xs[k][(..., *i)] @ taps.T
-            dxs[k][(..., *i)] += dys[k][(..., *o)] @ taps
-            dw[k][(..., *t)] += dys[k][(..., *o)].T @ xs[k][(..., *i)]
+            taps = grouped[k][_at(t)]  # (O / g, C / g)
+            ys[k][_at(o)] += xs[k][_at(i)] @ taps.T
+            dxs[k][_at(i)] += dys[k][_at(o)] @ taps
+            dw[k][_at(t)] += dys[k][_at(o)].T @ xs[k][_at(i)]
     return y, dx, np.concatenate(dw)
 
 
@@ -134,6 +135,10 @@ def lrn(
         pull = sum(dy[at] * x[at] * scale[at] ** (-beta - 1) for at in around)
         dx[here] = dy[here] * scale[here] ** -beta - 2 * beta * share * x[here] * pull
     return y, dx
+
+
+def _at(places: tuple[int, ...]) -> Any:
+    return (..., *places)
 
 
 def _near(a: tuple[int, ...], b: tuple[int, ...], half: int, within: bool) -> bool:

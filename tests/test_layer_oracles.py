@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ POOLS = sample(
 def test_pooling(case: tuple[Any, ...]) -> None:
     """Padding to kernel - 1, strides above the kernel, both roundings."""
     size, *window, method, rounding = case
-    shape = Shape(*window, dilation=(1, 1))
+    shape = Shape(window[0], window[1], window[2], (1, 1))
     more = " ".join(f"{name}_h: {v[0]} {name}_w: {v[1]}" for name, v in zip(FIELDS, window, strict=False))
     net = net_of(
         "Pooling", [(2, 3, *size)], f"pooling_param {{ pool: {method} round_mode: {rounding} {more} }}"
@@ -110,7 +110,7 @@ def test_lrn(case: tuple[Any, ...]) -> None:
     close(backward(net, x, dy), lrn(x.numpy(), dy.numpy(), size, alpha, float(np.float32(beta)), k, within))
 
 
-def fields(window: list[tuple[int, ...]], more: str) -> str:
+def fields(window: Sequence[tuple[int, ...]], more: str) -> str:
     names = ("kernel_size", "stride", "pad", "dilation")
     values = " ".join(f"{name}: {v}" for name, vs in zip(names, window, strict=True) for v in vs)
     return f"convolution_param {{ {values} {more} }}"
