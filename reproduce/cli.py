@@ -37,6 +37,8 @@ COMMANDS = {
     "solver": ("solver", "Print the solver prototxt of a published net."),
     "start": ("start", "Make the starting weights of a net from those of its predecessor."),
     "parity": ("parity", "Compare a net with another run of it, blob by blob; name the guilty layer."),
+    "train": ("train", "Train a published net on a data set, or any net by its solver file."),
+    "evaluate": ("evaluate", "Score a net on a data set: the four metrics and the loss."),
     "data": ("data", "Say what is there of a data set and what is missing."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
 }

@@ -66,11 +66,11 @@ def command(
               "ignore": list(ignore), "pixels": scores.pixels, **scores.metrics(),
               "absent": absent, "absent_means": ABSENT_RULES[absent],
               **{f"mean_iu_{rule}": score(counts, rule).mean_iu for rule in ABSENT_RULES},
-              "per_class": [_row(row, known) for row in scores.per_class]}  # fmt: skip
+              "per_class": [class_row(row, known) for row in scores.per_class]}  # fmt: skip
     if as_json:
         print_json(report)
     else:
-        _print(report, scores)
+        print_scores(report, scores)
 
 
 def _count(pairs: list[tuple[Path, Path]], classes: int, ignore: tuple[int, ...]) -> np.ndarray:
@@ -98,13 +98,15 @@ def _naming(prediction: Path, truth: Path) -> Iterator[None]:
         raise InputError(where, error.found, error.wanted, error.do) from None
 
 
-def _row(row: ClassScore, names: Any) -> dict[str, Any]:
+def class_row(row: ClassScore, names: Any) -> dict[str, Any]:
+    """A class for --json."""
     pixels = {"truth": row.truth, "predicted": row.predicted, "correct": row.correct}
     return {"label": row.label, "name": class_name(row.label, names), **pixels,
             "accuracy": row.accuracy, "iu": row.iu}  # fmt: skip
 
 
-def _print(report: dict[str, Any], scores: Scores) -> None:
+def print_scores(report: dict[str, Any], scores: Scores) -> None:
+    """The metrics and the table of classes, from the keys of --json."""
     images = "1 image" if report["images"] == 1 else f"{report['images']} images"
     click.echo(f"{images}, {report['pixels']} pixels")
     for name, title in TITLES.items():

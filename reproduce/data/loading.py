@@ -7,6 +7,7 @@ and any number of workers gives the same batches.
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -80,10 +81,16 @@ class Feed:
         self.close()
         loader: DataLoader[Any] = DataLoader(
             self._items, batch_size=None, sampler=_Keys(self, number), num_workers=self.workers,
-            prefetch_factor=AHEAD, pin_memory=torch.cuda.is_available(),
+            prefetch_factor=AHEAD, pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_interrupt,
+            generator=torch.Generator(),  # its own: the global one must not depend on how often we start
         )  # fmt: skip
         self._coming, self._expected = iter(loader), self.numbers(number)
         next(self._expected)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C goes to all processes; it is the main one's to decide."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Keys:

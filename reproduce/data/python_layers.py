@@ -1,30 +1,37 @@
-"""The reference's `Python` data layers: from a layer of a prototxt to our data set, order and blobs.
+"""`Python` data layers, the reference's and ours: from a layer of a prototxt to data set, order and blobs.
 
 Module, layer and settings are those of shelhamer/fcn.berkeleyvision.org at 1305c73. No code of a prototxt is
 run: `param_str` is read by a literal parser, and module and layer are only looked up in a table. Departures:
 a setting of another name is an error; without `seed` the seed is the published one, not the clock's; a folder
-is looked for below `folder` first, then in the working directory.
+is looked for below `folder` first, then in the working directory. Ours have the module `reproduce.data`, the
+kind of a data set as their layer, its folder `dir`, and settings for batches and random changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caffe_weights.caffe_pb2 import LayerParameter
+from caffe_weights.caffe_pb2 import LayerParameter, PythonParameter
 from caffe_weights.errors import InputError, NetError
+from caffe_weights.files import PathLike
+from reproduce.data import DATASETS
 from reproduce.data.base import Dataset
 from reproduce.data.nyud import NYUD
 from reproduce.data.pascal_context import PASCALContext
 from reproduce.data.sampling import SEED, ListOrder, Order, RandomOrder
 from reproduce.data.sbd import SBD
 from reproduce.data.siftflow import SIFTFlow
+from reproduce.data.transforms import Augment
 from reproduce.data.voc import VOC
 from reproduce.nets.data import read_param_str
 
 COMMON = {"split", "seed", "randomize"}
+OURS = "reproduce.data"
+CHANGES = frozenset({"mirror", "jitter", "batch"})
+OPTIONS = {"nyud": "modalities", "siftflow": "targets", "pascal-context": "voc"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,16 @@ def _with_mean(kind: type[Dataset], folder: str) -> Callable[..., Dataset]:
     return open_it
 
 
+def _own(kind: str) -> PythonLayer:
+    option = OPTIONS.get(kind, "")
+
+    def open_it(settings: Mapping[str, Any], place: Callable[[str], Path]) -> Dataset:
+        options = {option: settings[option]} if option in settings else {}
+        return DATASETS[kind](place("dir"), settings["split"], **options)
+
+    return PythonLayer(open_it, frozenset({"dir", *CHANGES, *([option] if option else [])}))
+
+
 PYTHON_LAYERS: dict[tuple[str, str], PythonLayer] = {
     ("voc_layers", "VOCSegDataLayer"): PythonLayer(
         _with_mean(VOC, "voc_dir"), frozenset({"voc_dir", "mean"})),
@@ -67,16 +84,19 @@ PYTHON_LAYERS: dict[tuple[str, str], PythonLayer] = {
         lambda settings, place: PASCALContext(
             place("context_dir"), settings["split"], voc=place("voc_dir")),
         frozenset({"voc_dir", "context_dir"})),
+    **{(OURS, kind): _own(kind) for kind in DATASETS},
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LayerData:
-    """What a data layer feeds: a data set, the order, and the names of the blobs for its parts."""
+    """What a data layer feeds: a data set, the order, the names of the blobs for its parts, and changes."""
 
     dataset: Dataset
     order: Order
     blobs: tuple[str, ...]
+    batch: int = 1
+    augment: Augment | None = None
 
 
 def layer_data(layer: LayerParameter, folder: str | Path = "") -> LayerData:
@@ -101,7 +121,20 @@ def layer_data(layer: LayerParameter, folder: str | Path = "") -> LayerData:
         raise NetError(f"{where}: param_str", error.found, error.wanted, error.do) from None
     if len(layer.top) != len(dataset.parts):
         raise NetError(where, f"{len(layer.top)} tops", f"{len(dataset.parts)}: {', '.join(dataset.parts)}")
-    return LayerData(dataset, make_order(dataset, settings), tuple(layer.top))
+    changes = Augment(bool(settings.get("mirror")), settings.get("jitter", 0), settings.get("seed") or SEED)
+    random = changes if changes.mirror or changes.jitter else None
+    blobs = tuple(layer.top)
+    return LayerData(dataset, make_order(dataset, settings), blobs, settings.get("batch", 1), random)
+
+
+def own_layer(
+    name: str, tops: Sequence[str], kind: str, folder: PathLike, split: str, **settings: Any
+) -> LayerParameter:
+    """A layer that feeds one of our data sets. `settings`: seed, randomize, batch, mirror, jitter, and those
+    of the data set (modalities, targets, voc)."""
+    values = {"dir": str(folder), "split": split, **settings}
+    param = PythonParameter(module=OURS, layer=kind, param_str=str(values))
+    return LayerParameter(name=name, type="Python", top=tops, python_param=param)
 
 
 def make_order(dataset: Dataset, settings: Mapping[str, Any]) -> Order:
@@ -114,7 +147,7 @@ def make_order(dataset: Dataset, settings: Mapping[str, Any]) -> Order:
 
 
 def _check_settings(settings: Mapping[str, Any], layer: PythonLayer) -> None:
-    needed = {"split"} | {name for name in layer.settings if name.endswith("_dir")}
+    needed = {"split"} | {name for name in layer.settings if name.endswith("dir")}
     known = COMMON | layer.settings
     missing, unknown = sorted(needed - settings.keys()), sorted(settings.keys() - known)
     if missing or unknown:
@@ -124,6 +157,10 @@ def _check_settings(settings: Mapping[str, Any], layer: PythonLayer) -> None:
     if not isinstance(settings["split"], str) or not (seed is None or type(seed) is int):
         name = "split" if not isinstance(settings["split"], str) else "seed"
         raise InputError("param_str", f"{name} {settings[name]!r}", "split a text, seed a whole number")
+    for name in ("jitter", "batch"):
+        value = settings.get(name, 1)
+        if type(value) is not int or value < (name == "batch"):
+            raise InputError("param_str", f"{name} {value!r}", "a whole number, not negative")
 
 
 def _folder(given: Any, name: str, folder: Path) -> Path:
