@@ -23,7 +23,8 @@ setup(
         "reproduce.data",
         "reproduce.demo_data",
         "reproduce.layers",
-        "reproduce.nets", "reproduce.parity",
+        "reproduce.nets",
+        "reproduce.parity",
     ],
     package_data={
         "caffe_weights": ["caffe.proto", "*.pyi", "py.typed"],
