@@ -89,6 +89,8 @@ def command(
       runs   one for each net: net, out, iteration, stopped, loss, snapshot,
              weights, seconds, scores (the four metrics and test_loss, or {})
     """
+    from reproduce.train import place
+
     given = [item for item in (name, recipe, solver_path) if item is not None]
     if len(given) != 1:
         raise InputError("fcn train", " and ".join(given) or "nothing to train", "NAME, --recipe or --solver")
@@ -97,6 +99,8 @@ def command(
             runs = [_by_solver(Path(solver_path), options)]
         else:
             runs = _by_names(RECIPES[recipe] if recipe else (str(name),), options)
+    if place()[0]:
+        return 0  # the first process speaks for all
     if as_json:
         print_json({"runs": runs})
     else:
