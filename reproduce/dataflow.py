@@ -66,15 +66,13 @@ class Dataflow:
     names: list[str] = field(default_factory=list)  # blob name of each version
 
     @classmethod
-    def of(
-        cls, net: caffe_pb2.NetParameter, layers: Mapping[str, Layer], sources: frozenset[str]
-    ) -> Dataflow:
-        """The dataflow of a filtered net with its splits; tops of layers of type `sources` are inputs."""
+    def of(cls, net: caffe_pb2.NetParameter, layers: Mapping[str, Layer]) -> Dataflow:
+        """The dataflow of a filtered net with its splits; tops of layers not in `layers` are inputs."""
         flow = cls()
         read: set[str] = set()
         for definition in net.layer:
             read.difference_update(definition.top)
-            flow._add(definition, layers.get(definition.name), sources)
+            flow._add(definition, layers.get(definition.name))
             read.update(name for name in definition.bottom if name not in definition.top)
         flow.outputs = [name for name in flow.final if name not in read]
         if net.force_backward:  # it wins over propagate_down: false
@@ -154,8 +152,8 @@ class Dataflow:
                 )
         return {name: self.final[name] for name in keep}
 
-    def _add(self, definition: Definition, layer: Layer | None, sources: frozenset[str]) -> None:
-        if definition.type in sources:
+    def _add(self, definition: Definition, layer: Layer | None) -> None:
+        if layer is None:
             for top in definition.top:
                 self.inputs[top] = self.final[top] = self._version(top)
             return
@@ -163,7 +161,6 @@ class Dataflow:
         if definition.type == "Split":
             self.final.update(dict.fromkeys(definition.top, bottoms[0]))
             return
-        assert layer is not None
         names = list(definition.top)
         if not names and definition.type.endswith("Loss"):
             names = [definition.name]

@@ -19,7 +19,7 @@ from caffe_weights.files import PathLike, open_input
 from caffe_weights.filtering import filter_net
 from caffe_weights.upgrade import load_net
 from surgery.deploy import deploy_net
-from surgery.shapes import SOURCES, declared_shapes
+from surgery.shapes import declared_shapes, is_source
 
 Shape = tuple[int, ...]
 UNSEEN_SIZE = (500, 500)  # for a net whose definition gives none: the published nets' size
@@ -70,7 +70,7 @@ def input_shapes(net: NetParameter) -> dict[str, Shape | None]:
     return {
         top: shape
         for layer in net.layer
-        if layer.type in SOURCES
+        if is_source(layer)
         for top, shape in zip(layer.top, declared_shapes(layer), strict=True)
     }
 

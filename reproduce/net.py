@@ -10,7 +10,6 @@ something needs it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,12 @@ from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
 from reproduce.dataflow import Dataflow, Plan, Run
 from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help, plain
-from reproduce.layers import LAYERS
 from reproduce.layers.base import Layer
+from reproduce.layers.making import make_layers
 from reproduce.parameters import Slot, Slots, shapes_from_weights
 from surgery.coordinates import fill_crops
 from surgery.geometry import dims
-from surgery.shapes import NetShapes, Shape, check_counts, data_types, infer_shapes, needed_inputs
+from surgery.shapes import NetShapes, Shape, infer_shapes, needed_inputs
 
 NetParameter = caffe_pb2.NetParameter
 ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
@@ -86,8 +85,8 @@ class Net(nn.Module):
         self._like: Tensor  # dtype and device, also of a net without parameters
         self.register_buffer("_like", torch.empty(0), persistent=False)
         self._split = insert_splits(self.definition)
-        layers = _make_layers(self._split, self.phase)
-        self._flow = Dataflow.of(self._split, layers, _sources())
+        layers = make_layers(self._split, self.phase)
+        self._flow = Dataflow.of(self._split, layers)
         self._declared: dict[str, Shape] = dict(input_shapes or {})
         self._plans: dict[tuple[frozenset[str], tuple[str, ...]], Plan] = {}
         self._checked: set[object] = set()
@@ -330,37 +329,6 @@ class Net(nn.Module):
         values.update(zip(step.tops, tops, strict=True))
         for version in run.last_use:
             del values[version]
-
-
-def _make_layers(net: NetParameter, phase: str) -> dict[str, Layer]:
-    sources = _sources()
-    for definition in net.layer:
-        check_counts(definition)
-        if definition.type in sources and definition.bottom:
-            raise NetError(
-                f"layer {definition.name}",
-                f"a {definition.type} layer with bottoms",
-                "one without, whose tops are inputs of the net",
-                f"register a class for it: LAYERS[{definition.type!r}] = ...",
-            )
-    return {d.name: _make_layer(d, phase) for d in net.layer if d.type not in sources}
-
-
-def _sources() -> frozenset[str]:
-    return (data_types() | {"Input"}) - frozenset(LAYERS)
-
-
-def _make_layer(definition: caffe_pb2.LayerParameter, phase: str) -> Layer:
-    if definition.type not in LAYERS:
-        near = difflib.get_close_matches(definition.type, LAYERS, n=3)
-        raise NetError(
-            f"layer {definition.name}",
-            f"type {definition.type!r} is not run here",
-            " or ".join(near) or "one of " + ", ".join(LAYERS),
-            "correct type, or register a layer",
-        )
-    own = definition.HasField("phase")
-    return LAYERS[definition.type](definition, caffe_pb2.Phase.Name(definition.phase) if own else phase)
 
 
 def _without(net: NetParameter, dropped: frozenset[str]) -> NetParameter:

@@ -96,6 +96,9 @@ LAYER_RULES: dict[str, LayerRule] = {
     "Tile": LayerRule(arrays.tile),
 }
 
+# Python layers that compute, by module and layer: whoever registers a class for one enters its rule.
+PYTHON_RULES: dict[tuple[str, str], LayerRule] = {}
+
 # Tops of these come from outside the net. Numbers of tops as Caffe takes them.
 SOURCES: dict[str, tuple[int, int]] = {
     "Data": (1, 2),
@@ -142,6 +145,18 @@ def data_types() -> frozenset[str]:
     return frozenset(SOURCES) - {"Input"}
 
 
+def find_rule(layer: Layer) -> LayerRule | None:
+    """The rule of a layer, None for one whose tops come from outside: an Input, data or Python layer."""
+    if layer.type == "Python":
+        return PYTHON_RULES.get((layer.python_param.module, layer.python_param.layer))
+    return LAYER_RULES.get(layer.type)
+
+
+def is_source(layer: Layer) -> bool:
+    """Whether the tops of a layer come from outside the net."""
+    return layer.type in SOURCES and find_rule(layer) is None
+
+
 def infer_shapes(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> NetShapes:
     """Shapes of all layers and blobs of a filtered V2 net.
 
@@ -173,7 +188,7 @@ def needed_inputs(net: Net) -> tuple[str, ...]:
     return tuple(
         top
         for layer in net.layer
-        if layer.type in SOURCES
+        if is_source(layer)
         for top, shape in zip(layer.top, declared_shapes(layer), strict=True)
         if shape is None
     )
@@ -191,7 +206,7 @@ def declared_shapes(layer: Layer) -> Sequence[Shape | None]:
 
 def check_given(net: Net, given: Mapping[str, Shape]) -> None:
     """NetError if a name in `given` is no top of an Input, data or Python layer."""
-    sources = [top for layer in net.layer if layer.type in SOURCES for top in layer.top]
+    sources = [top for layer in net.layer if is_source(layer) for top in layer.top]
     for name in given:
         if name not in sources:
             raise NetError(
@@ -205,10 +220,11 @@ def check_given(net: Net, given: Mapping[str, Shape]) -> None:
 def _infer_layer(layer: Layer, blobs: Mapping[str, Shape], given: Mapping[str, Shape]) -> LayerShapes:
     bottoms = tuple(_bottom(layer, name, blobs) for name in layer.bottom)
     check_counts(layer)
-    if layer.type in SOURCES:
+    rule = find_rule(layer)
+    if rule is None:
         tops, params = _source_tops(layer, given), ()  # type: Shapes, Shapes
     else:
-        tops, params = LAYER_RULES[layer.type].infer(layer, bottoms)
+        tops, params = rule.infer(layer, bottoms)
     for i, shape in enumerate(tops):
         check_count(layer, f"top {layer.top[i] if i < len(layer.top) else i}", shape)
     for i, shape in enumerate(params):
@@ -242,10 +258,11 @@ def _bottom(layer: Layer, name: str, blobs: Mapping[str, Shape]) -> Shape:
 def check_counts(layer: Layer) -> None:
     """NetError for an unknown type, or a number of bottoms, tops or loss weights that it does not take."""
     _check_type(layer)
-    if layer.type in SOURCES:
+    rule = find_rule(layer)
+    if rule is None:
         bottoms, tops = (0, MANY if layer.type == "Python" else 0), SOURCES[layer.type]
     else:
-        _, bottoms, tops = LAYER_RULES[layer.type]
+        _, bottoms, tops = rule
     for what, count, (low, high) in (("bottom", len(layer.bottom), bottoms), ("top", len(layer.top), tops)):
         if not low <= count <= high:
             wanted = f"{low}" if low == high else f"at least {low}" if high == MANY else f"{low} to {high}"

@@ -264,11 +264,6 @@ def test_layers_are_chosen_by_phase_level_and_stage() -> None:
     assert "acc" in Net(net, phase=None).outputs
 
 
-def test_python_layer_with_bottoms_is_refused() -> None:
-    with pytest.raises(NetError, match="layer l: a Python layer with bottoms"):
-        Net(parse_net(one_layer("Python")))
-
-
 def test_unknown_type_names_the_nearest() -> None:
     with pytest.raises(NetError, match=r"layer l .*unknown layer type 'Convolutoin'; wanted Convolution"):
         Net(parse_net(one_layer("Convolutoin")))

@@ -14,7 +14,7 @@ from caffe_weights.filtering import filter_net
 from caffe_weights.upgrade import load_net
 from reproduce.commands.common import Size, fcn_command, json_option, print_json
 from surgery.explain import CropExplanation, explain_crop
-from surgery.shapes import SOURCES, declared_shapes
+from surgery.shapes import declared_shapes, is_source
 
 HEADINGS = ("layer", "cuts", "to the size of", "scale", "shift", "in file", "computed", "before", "after")
 
@@ -59,9 +59,7 @@ def _input_shapes(net: NetParameter, size: tuple[int, int] | None) -> dict[str, 
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in net.layer:
-        for top, shape in zip(
-            layer.top, declared_shapes(layer) if layer.type in SOURCES else (), strict=False
-        ):
+        for top, shape in zip(layer.top, declared_shapes(layer) if is_source(layer) else (), strict=False):
             if shape is None or len(shape) == 4:
                 shapes[top] = (*(shape[:2] if shape else (1, 3)), *size)
     return shapes

@@ -15,7 +15,7 @@ from reproduce.commands.common import Size, fcn_command, json_option, print_json
 from reproduce.commands.net import form_options
 from reproduce.nets import CHANNELS, NETS, Form, make_net
 from surgery.deploy import deploy_net
-from surgery.shapes import SOURCES, Shape, declared_shapes, needed_inputs
+from surgery.shapes import Shape, declared_shapes, is_source, needed_inputs
 from surgery.summary import Row, Summary, summarize
 
 HEADINGS = ("layer", "type", "output", "parameters", "multiply-adds", "activations", "field", "stride",
@@ -70,9 +70,7 @@ def _read(path: str, size: tuple[int, int] | None) -> NetParameter:
     net = filter_net(load_net(path), "TEST")
     shapes: dict[str, Shape] = {}
     for layer in net.layer if size else ():
-        for top, shape in zip(
-            layer.top, declared_shapes(layer) if layer.type in SOURCES else (), strict=False
-        ):
+        for top, shape in zip(layer.top, declared_shapes(layer) if is_source(layer) else (), strict=False):
             if shape is None or len(shape) == 4:
                 shapes[top] = (*(shape[:2] if shape else (1, CHANNELS.get(top, 3))), *(size or ()))
     try:

@@ -1,13 +1,14 @@
-"""The table from Caffe's layer types to the classes that run them.
+"""The table from Caffe's layer types to the classes that run them, and how to add to it.
 
-A type of your own is a subclass of `Layer` entered here, `LAYERS["Mine"] = Mine`, and the rule for its shapes
-entered into `surgery.shapes.LAYER_RULES`.
+A type of your own is a subclass of `Layer` and a rule for its shapes, entered with `register`.
 """
 
 from __future__ import annotations
 
 from reproduce.layers import convolution, data, loss, neuron, normalization, pooling, recurrent, shape
 from reproduce.layers.base import Layer
+from surgery.layer_shapes import Rule, same
+from surgery.shapes import LAYER_RULES, PYTHON_RULES, LayerRule
 
 LAYERS: dict[str, type[Layer]] = {
     "AbsVal": neuron.AbsVal,
@@ -64,3 +65,27 @@ LAYERS: dict[str, type[Layer]] = {
     "Threshold": neuron.Threshold,
     "Tile": shape.Tile,
 }
+
+# Python layers that compute, by module and layer; nothing is ever imported for them. Those that bring data
+# in, without bottoms, are inputs of the net.
+PYTHON_LAYERS: dict[tuple[str, str], type[Layer]] = {}
+
+
+def register(
+    name: str | tuple[str, str],
+    layer: type[Layer],
+    rule: Rule = same,
+    bottoms: tuple[int, int] = (1, 1),
+    tops: tuple[int, int] = (1, 1),
+) -> None:
+    """Run layers of type `name`, or Python layers of (module, layer), by a class of your own.
+
+    `rule` makes the shapes of tops and of parameter blobs from the definition and the shapes of the bottoms;
+    by default the top is like the bottom and there are no parameters. `bottoms` and `tops` are the least and
+    greatest numbers of them. An entry of the same name is replaced.
+    """
+    entry = LayerRule(rule, bottoms, tops)
+    if isinstance(name, str):
+        LAYERS[name], LAYER_RULES[name] = layer, entry
+    else:
+        PYTHON_LAYERS[name], PYTHON_RULES[name] = layer, entry

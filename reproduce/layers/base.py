@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
+from reproduce.nets.data import read_param_str
 from surgery.geometry import Shape
 
 FLT_MAX = torch.finfo(torch.float32).max
@@ -29,7 +30,7 @@ Filler = caffe_pb2.FillerParameter
 class Layer:
     """One layer: `forward` computes its tops from its bottoms and parameter blobs.
 
-    To add a type, subclass this and enter the class into `reproduce.layers.LAYERS`.
+    To add a type, subclass this and call `reproduce.layers.register`: docs/own-layers.md shows how.
     """
 
     fresh: ClassVar[bool] = True  # tops never share memory with bottoms or parameters
@@ -63,9 +64,24 @@ class Layer:
         """One filler a parameter blob, in Caffe's order; its length is the count of parameters."""
         return []
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The dict in `python_param { param_str }`, {} if there is none. It is a literal, never evaluated."""
+        return settings(self.definition)
+
     def where(self) -> str:
         """The layer, for an error message."""
         return f"layer {self.name} ({self.definition.type})"
+
+
+def settings(definition: Definition) -> dict[str, Any]:
+    """The literal of a dict in a layer's `python_param { param_str }`, {} if there is none. NetError."""
+    text = definition.python_param.param_str
+    try:
+        return read_param_str(text) if text.strip() else {}
+    except NetError as error:
+        where = f"layer {definition.name}: {error.where}"
+        raise NetError(where, error.found, error.wanted, error.do) from None
 
 
 def positive_axis(axis: int, rank: int) -> int:
