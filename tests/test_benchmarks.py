@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def test_results_say_where_and_when(tmp_path: Path) -> None:
     assert '"machine"' in text
     assert '"torch"' in text
     assert '"value": 1' in text
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    result = json.loads((ROOT / "reproduce/published/results/conversion.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    ours, usual = f"{result['ours_anonymous_mb']:.0f} MB", f"{result['usual_anonymous_mb']:.0f} MB"
+    assert f"| `convert-weights` | {result['ours']['median_ms']:.0f} | {ours} |" in readme
+    assert f"| copying the file | {result['copy']['median_ms']:.0f} | |" in readme
+    assert f"save | {result['usual']['median_ms']:.0f} | {usual} |" in readme
+    assert f"interpreter included | {result['inspect']['median_ms']:.0f} | |" in readme
+    assert result["missed"] == []
