@@ -119,9 +119,7 @@ def command(
             make_folder(Path(out))
             write_label_png(found, label_path, force)
             if overlay_path is not None:
-                background = 0 if not names or names[0].lower() == "background" else None
-                coloured = overlay(shown, found, background=background)
-                write_image(with_legend(coloured, found, known), overlay_path, force)
+                _write_overlay(shown, found, names, known, overlay_path, force)
             rows.append(_row(path, label_path, overlay_path, found, known, time.perf_counter() - start))
             step()
     for note in notes:
@@ -134,6 +132,15 @@ def command(
         if known_net:
             click.echo(f"{weights_path}: {net_name}")
         _print(rows)
+
+
+def _write_overlay(
+    shown: np.ndarray, found: np.ndarray, names: Any, known: Any, path: Path, force: bool
+) -> None:
+    """The picture with its labels' colours and a legend; a background, where there is one, stays clear."""
+    background = 0 if not names or names[0].lower() == "background" else None
+    coloured = overlay(shown, found, background=background)
+    write_image(with_legend(coloured, found, known), path, force)
 
 
 def _recognized(weights_path: str) -> PublishedNet:
