@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -67,8 +68,13 @@ class Preprocess:
 
 def read_image(path: PathLike) -> np.ndarray:
     """A picture as uint8 H x W x 3, RGB, upright; FileError or FormatError for what is none."""
-    name = os.fspath(path)
-    with open_input(path) as stream, warnings.catch_warnings():
+    with open_input(path) as stream:
+        return decode_image(stream, os.fspath(path))
+
+
+def decode_image(stream: BinaryIO, name: str) -> np.ndarray:
+    """A picture from an open file, as `read_image`; `name` is for its errors."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TEXT_EXTENSIONS = (".prototxt", ".pbtxt", ".prototext", ".txt")
 CHUNK_VALUES = 1 << 20
 FILTER_TYPES = ("Convolution", "Deconvolution")
-NOT_RUN = frozenset({"Python", "HDF5Output"})  # known layer types that the runtime never executes
+NOT_RUN = frozenset({"Python"})  # known layer types that the runtime never executes
 
 CROP_NOTE = (
     "has no crop_param: BVLC Caffe takes offset 0, the older fork that early FCN and HED prototxts were"

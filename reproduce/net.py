@@ -25,9 +25,11 @@ from caffe_weights.filtering import filter_net, insert_splits
 from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
 from reproduce.dataflow import Dataflow, Plan, Run
+from reproduce.feeds import Feeds
 from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help, plain
 from reproduce.layers.base import Layer
 from reproduce.layers.making import make_layers
+from reproduce.layers.sources import Source
 from reproduce.parameters import Slot, Slots, shapes_from_weights
 from surgery.coordinates import fill_crops
 from surgery.geometry import dims
@@ -46,7 +48,8 @@ class Net(nn.Module):
     `net(data=x, keep=["pool5"])` takes inputs by blob name and returns a dict of tensors: the output blobs,
     which are those no layer reads, and the kept ones in their final version. Inputs are tensors, arrays or
     nested lists of any numeric dtype; a numpy array or tensor is never written into. An input that only
-    serves as a label may be left out, and what depends on it is then not in the result.
+    serves as a label may be left out, and what depends on it is then not in the result. A data layer whose
+    source exists reads its next batch in a call that gives none of its tops.
 
     The phase is Caffe's and fixed when the net is made: `train()` and `eval()` change nothing but the flag
     `training`. Dropout and random DummyData draw from PyTorch's generator. A parameter with lr_mult 0 has
@@ -87,7 +90,9 @@ class Net(nn.Module):
         self._split = insert_splits(self.definition)
         layers = make_layers(self._split, self.phase)
         self._flow = Dataflow.of(self._split, layers)
+        self._feeds = Feeds(self._split, self.phase)
         self._declared: dict[str, Shape] = dict(input_shapes or {})
+        self._declared |= self._feeds.shapes(self._declared.keys())
         self._plans: dict[tuple[frozenset[str], tuple[str, ...]], Plan] = {}
         self._checked: set[object] = set()
         self._frame = Frame(frame) if frame is not False and may_help(list(layers.values())) else None
@@ -113,6 +118,12 @@ class Net(nn.Module):
     def inputs(self) -> list[str]:
         """Names of the input blobs, those that may be left out included."""
         return list(self._flow.inputs)
+
+    @property
+    def fed(self) -> list[str]:
+        """The inputs that a call has to give: those that no data layer reads."""
+        tops = self._feeds.tops()
+        return [name for name in self.inputs if name not in tops]
 
     @property
     def outputs(self) -> list[str]:
@@ -153,6 +164,13 @@ class Net(nn.Module):
     def layer(self, name: str) -> Layer:
         """The object that runs a layer, such as one whose state is to be reset."""
         return next(step.layer for step in self._flow.steps if step.layer.name == name)
+
+    def source(self, layer: str) -> Source:
+        """What reads the data of a layer, such as a MemoryData to `reset`. NetError if nothing does."""
+        if layer not in self._feeds.readers:
+            known = ", ".join(self._feeds.readers)
+            raise NetError(f"layer {layer}", "it reads no data", known or "a data layer with a source")
+        return self._feeds.readers[layer]
 
     def slot(self, layer: str, index: int) -> Slot:
         """What is known of one parameter blob, its owner's Parameter included."""
@@ -204,6 +222,8 @@ class Net(nn.Module):
     def forward(self, *, keep: str | Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
         """Run the net; the class says how."""
         given = {name: self._input(name, value) for name, value in inputs.items()}
+        read = self._feeds.read(given, self._flow.required())
+        given |= {name: self._input(name, value) for name, value in read.items()}
         kept = (keep,) if isinstance(keep, str) else tuple(keep)
         plan = self._plan(given, kept)
         exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -243,7 +243,7 @@ class Solver:
 
     def _batches(self, batch: Batch | Sequence[Batch] | None) -> Sequence[Batch]:
         count = self.param.iter_size // self.processes
-        if batch is None and not self.net.inputs:
+        if batch is None and not self.net.fed:
             return [{}] * count
         batches = [batch] if isinstance(batch, Mapping) else batch
         if not isinstance(batches, Sequence) or not all(isinstance(item, Mapping) for item in batches):
@@ -302,7 +302,7 @@ class Solver:
             return
         for i, net in enumerate(self.test_nets):
             data = self.test_data[i] if i < len(self.test_data) else None
-            if data is None and net.inputs:
+            if data is None and net.fed:
                 continue
             log.info("Iteration %d, Testing net (#%d)", self.iteration, i)
             for name, values in self.test(i, data).items():

@@ -25,7 +25,7 @@ def nothing(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 
 def hdf5_output(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """HDF5Output: data and label of one length, no tops."""
-    if bottoms[0][:1] != bottoms[1][:1]:
+    if not bottoms[0] or bottoms[0][:1] != bottoms[1][:1]:
         raise fail(layer, f"bottoms {dims(bottoms[0])} and {dims(bottoms[1])}", "the same first size")
     return (), ()
 

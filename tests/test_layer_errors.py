@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +56,8 @@ BAD: list[Case] = [  # type, bottoms, settings, what the error says after the la
     ("Exp", [FLAT], "exp_param { base: 0 }", "base 0; wanted a positive number, or -1 for e"),
     ("Filter", [FLAT, (3,)], "", "bottom 0 (a) is 2x6; wanted 3 items as the selector (b)"),
     ("Flatten", [MAP], "flatten_param { axis: 3 end_axis: 1 }", "end_axis 1 lies before axis 3 of 2x4x6x6"),
+    ("HDF5Output", [FLAT, (3,)], "", "bottoms 2x6 and 3; wanted the same first size"),
+    ("HDF5Output", [FLAT, (2,)], "", "no file_name; wanted the file to write; set file_name"),
     ("HingeLoss", [FLAT, FLAT], "", "bottoms a 2x6, b 2x6; wanted one label an item"),
     ("Im2col", [MAP], "convolution_param { kernel_size: 7 }",
      "top y0 would be 2x196x0x0; wanted sizes of at least 1"),
@@ -94,7 +97,7 @@ BAD: list[Case] = [  # type, bottoms, settings, what the error says after the la
 def test_a_bad_setting_names_layer_field_found_and_wanted(case: Case) -> None:
     kind, shapes, more, message = case
     with pytest.raises(InputError, match=re.escape(f"layer l ({kind}): {message}")):
-        net_of(kind, shapes, more, tops=2 if kind == "LSTMUnit" else 1)
+        net_of(kind, shapes, more, tops={"LSTMUnit": 2, "HDF5Output": 0}.get(kind, 1))
 
 
 def test_every_type_with_settings_has_a_bad_case() -> None:
@@ -117,8 +120,11 @@ def test_counts_of_bottoms_and_tops_are_checked(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(LAYER_RULES) & set(LAYERS)))
-def test_random_settings_are_refused_in_words_or_run(kind: str) -> None:
+def test_random_settings_are_refused_in_words_or_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Never an exception of PyTorch or numpy, neither when the net is made nor while it runs."""
+    monkeypatch.chdir(tmp_path)  # HDF5Output writes
     ran = 0
     for seed in range(DRAWS):
         drawn = draw_net(kind, seed)

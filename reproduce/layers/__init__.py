@@ -5,7 +5,18 @@ A type of your own is a subclass of `Layer` and a rule for its shapes, entered w
 
 from __future__ import annotations
 
-from reproduce.layers import convolution, data, loss, neuron, normalization, pooling, recurrent, shape
+from reproduce.layers import (
+    convolution,
+    data,
+    database,
+    loss,
+    neuron,
+    normalization,
+    pooling,
+    recurrent,
+    shape,
+    sources,
+)
 from reproduce.layers.base import Layer
 from surgery.layer_shapes import Rule, same
 from surgery.shapes import LAYER_RULES, PYTHON_RULES, LayerRule
@@ -33,6 +44,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Exp": neuron.Exp,
     "Filter": shape.Filter,
     "Flatten": shape.Flatten,
+    "HDF5Output": data.HDF5Output,
     "HingeLoss": loss.HingeLoss,
     "Im2col": convolution.Im2col,
     "InfogainLoss": loss.InfogainLoss,
@@ -64,6 +76,14 @@ LAYERS: dict[str, type[Layer]] = {
     "TanH": neuron.TanH,
     "Threshold": neuron.Threshold,
     "Tile": shape.Tile,
+}
+
+# Layers that bring data in: what reads it when a call gives none of their tops.
+READERS: dict[str, type[sources.Source]] = {
+    "Data": database.Data,
+    "HDF5Data": sources.HDF5Data,
+    "ImageData": sources.ImageData,
+    "MemoryData": sources.MemoryData,
 }
 
 # Python layers that compute, by module and layer; nothing is ever imported for them. Those that bring data

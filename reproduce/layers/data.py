@@ -1,22 +1,28 @@
-"""Layers without bottoms that the runtime computes itself: DummyData and Parameter.
+"""Layers at the ends of a net: DummyData and Parameter, which have no bottoms, and HDF5Output, without tops.
 
-Follows `dummy_data_layer.cpp` and `parameter_layer.cpp` of BVLC/caffe at 9b891540. The tops of Input and of
-the layers that read data (Data, ImageData, HDF5Data, MemoryData, Python, ...) are inputs of the net: the
-caller gives them by name. A layer without bottoms is handed one empty tensor, which says in what dtype and
-on what device its tops are wanted.
+Follows `dummy_data_layer.cpp`, `parameter_layer.cpp` and `hdf5_output_layer.cpp` of BVLC/caffe at 9b891540.
+The tops of Input and of the layers that bring data in are inputs of the net: `sources` reads some of them.
+Departure: HDF5Output adds the rows of each further pass; Caffe fails on the second.
+
+A layer without bottoms is handed one empty tensor, which says in what dtype and on what device its tops are
+wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_weights.errors import NetError
+from caffe_weights.errors import FileError, NetError
+from caffe_weights.files import as_file_error
 from reproduce.fillers import fill
 from reproduce.layers.base import Definition, Filler, Layer, constant
-from surgery.geometry import Shape
+from surgery.geometry import Shape, dims
 
 
 class DummyData(Layer):
@@ -73,3 +79,44 @@ class Parameter(Layer):
 
     def fillers(self) -> list[Filler]:
         return [constant(0)]
+
+
+class HDF5Output(Layer):
+    """Writes its bottoms to the datasets `data` and `label` of a file, which the first pass makes anew."""
+
+    def __init__(self, definition: Definition, phase: str) -> None:
+        super().__init__(definition, phase)
+        self.file = definition.hdf5_output_param.file_name
+        self.begun = False
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """NetError if no file is named, FileError if its folder is missing."""
+        if not self.file:
+            raise NetError(self.where(), "no file_name", "the file to write", "set file_name")
+        if not Path(self.file).parent.is_dir():
+            raise FileError(f"{self.where()}: {self.file}", "no such folder", "one that exists", "make it")
+
+    def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
+        import h5py
+
+        arrays = [b.detach().cpu().numpy().astype(np.float32) for b in bottoms]
+        try:
+            with h5py.File(self.file, "a" if self.begun else "w") as file:
+                for name, array in zip(("data", "label"), arrays, strict=True):
+                    self.add(file, name, array)
+        except OSError as error:
+            raise as_file_error(self.file, error) from None
+        self.begun = True
+        return []
+
+    def add(self, file: Any, name: str, array: np.ndarray) -> None:
+        """Rows at the end of a dataset. NetError for rows of another shape than those before."""
+        if name not in file:
+            file.create_dataset(name, data=array, maxshape=(None, *array.shape[1:]), chunks=array.shape)
+            return
+        dataset = file[name]
+        if dataset.shape[1:] != array.shape[1:]:
+            raise NetError(f"{self.where()}: {self.file}", f"{name} of {dims(array.shape)}",
+                           f"rows of {dims(dataset.shape[1:])}, as before")  # fmt: skip
+        dataset.resize(len(dataset) + len(array), 0)
+        dataset[-len(array) :] = array
