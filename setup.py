@@ -7,6 +7,7 @@ TEST = [
     "hypothesis>=6",
     "opencv-python-headless>=4.5,<5",
     "scikit-learn>=1.4",
+    "lmdb>=1.4",
     "grpcio-tools>=1.76",
     "build>=1",
     "ruff>=0.14",
@@ -46,7 +47,11 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"test": TEST, "bench": ["psutil>=5.9", "onnxruntime>=1.17", "openvino>=2024.0"]},
+    extras_require={
+        "test": TEST,
+        "lmdb": ["lmdb>=1.4"],
+        "bench": ["psutil>=5.9", "onnxruntime>=1.17", "openvino>=2024.0"],
+    },
     entry_points={
         "console_scripts": [
             "fcn = reproduce.cli:main",

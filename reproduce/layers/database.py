@@ -126,7 +126,8 @@ def _library() -> Any:
     try:
         import lmdb
     except ImportError:
-        raise FileError("Data layer", "the package lmdb is not installed", "it", "pip install lmdb") from None
+        found = "the package lmdb is not installed"
+        raise FileError("Data layer", found, "it", "pip install 'fcn-reproduce[lmdb]'") from None
     return lmdb
 
 
