@@ -106,7 +106,7 @@ CASES: dict[str, Case] = {
     "relu with a slope": Case("ReLU", [MAP], "relu_param { negative_slope: 0.1 }",
                               lambda x: nnf.leaky_relu(x, 0.1), True),
     "softmax loss 1000": Case("SoftmaxWithLoss", [(256, 1000), (256,)], "", cross_entropy, True, 1000),
-    "softmax loss map": Case("SoftmaxWithLoss", [(1, 21, 250, 250), (1, 250, 250)],
+    "softmax loss map": Case("SoftmaxWithLoss", [(1, 21, 500, 500), (1, 500, 500)],
                              "loss_param { ignore_label: 255 normalization: NONE }",
                              lambda x, t: cross_entropy(x, t, ignore_index=255, reduction="sum"), True, 21),
     "abs": Case("AbsVal", [MAP], "", torch.abs),

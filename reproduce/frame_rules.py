@@ -21,7 +21,7 @@ from reproduce.layers.base import FLT_MAX, Layer, positive_axis
 from reproduce.layers.convolution import Convolution
 from reproduce.layers.neuron import Dropout
 from reproduce.layers.normalization import LRN, BatchNorm, Bias, Scale
-from reproduce.layers.pooling import Method, Pooling, average_pool, max_pool
+from reproduce.layers.pooling import MAX, STOCHASTIC, Pooling, average_pool, max_pool
 from reproduce.layers.shape import Concat, Eltwise
 from surgery.geometry import Window
 from surgery.shapes import LayerShapes
@@ -86,14 +86,14 @@ def _convolve(layer: Layer, patches: list[Tensor], blobs: list[Tensor], place: P
 
 def _pooling(layer: Layer, found: LayerShapes) -> Window | None:
     assert isinstance(layer, Pooling)
-    return None if layer.method == Method.STOCHASTIC or layer.mask else layer.window
+    return None if layer.method == STOCHASTIC or layer.mask else layer.window
 
 
 def _pool(layer: Layer, patches: list[Tensor], blobs: list[Tensor], place: Place) -> Tensor:
     assert isinstance(layer, Pooling) and layer.window is not None
     x, window = patches[0], layer.window
     inner = Window(window.kernel, window.stride, (0, 0), (1, 1))
-    if layer.method == Method.MAX:
+    if layer.method == MAX:
         return max_pool(x, inner, True)
     beyond = [_beyond(i, x.shape[2 + i], place) for i in (0, 1)]
     if not any(beyond):
@@ -115,7 +115,7 @@ def _counts(axis: int, length: int, window: Window, place: Place) -> list[int]:
 
 
 def _outside_pool(layer: Layer) -> float:
-    return -FLT_MAX if isinstance(layer, Pooling) and layer.method == Method.MAX else 0.0
+    return -FLT_MAX if isinstance(layer, Pooling) and layer.method == MAX else 0.0
 
 
 def _lrn(layer: Layer, found: LayerShapes) -> Window:

@@ -222,8 +222,9 @@ class Net(nn.Module):
     def forward(self, *, keep: str | Iterable[str] = (), **inputs: ArrayLike) -> dict[str, Tensor]:
         """Run the net; the class says how."""
         given = {name: self._input(name, value) for name, value in inputs.items()}
-        read = self._feeds.read(given, self._flow.required())
-        given |= {name: self._input(name, value) for name, value in read.items()}
+        if self._feeds.readers:
+            read = self._feeds.read(given, self._flow.required())
+            given |= {name: self._input(name, value) for name, value in read.items()}
         kept = (keep,) if isinstance(keep, str) else tuple(keep)
         plan = self._plan(given, kept)
         exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()

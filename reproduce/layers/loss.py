@@ -23,10 +23,21 @@ from torch.nn import functional as nnf
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import InputError, NetError
 from caffe_weights.mean import read_mean
-from reproduce.layers.base import FLT_MIN, Definition, Layer, checked_indices, positive_axis, split_shape
+from reproduce.layers.base import (
+    FLT_MAX,
+    FLT_MIN,
+    Definition,
+    Layer,
+    checked_indices,
+    positive_axis,
+    split_shape,
+)
 from surgery.geometry import Shape
 
 LOG_THRESHOLD = 1e-20
+LARGEST_LOSS = -math.log(FLT_MIN)  # 87.3365
+NO_LABEL = -(2**62)  # what no label is
+NAN_IS_NEGATIVE = int(torch.tensor(math.nan).long()) < 0
 LossParameter = caffe_pb2.LossParameter
 
 
@@ -76,14 +87,50 @@ class SoftmaxWithLoss(_Labelled):
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         x, label = bottoms[0], bottoms[1]
         outer, classes, inner = split_shape(x.shape, positive_axis(self.axis, x.dim()))
-        target = checked_indices(self.where(), label, classes, self.ignore).reshape(outer, inner)
-        log_prob = nnf.log_softmax(x.reshape(outer, classes, inner), 1)
-        valid = torch.ones_like(target) if self.ignore is None else (target != self.ignore).long()
-        each = -log_prob.gather(1, (target * valid).unsqueeze(1)).squeeze(1)  # (outer, inner)
-        total = (bounded(each, -math.inf, -math.log(FLT_MIN)) * valid).sum()
-        loss = total / self.normaliser(outer, outer * inner, valid)
+        shape = (outer, inner) if inner > 1 else (outer,)  # PyTorch is slow along an axis before a last 1
+        log_prob = torch.log_softmax(_shaped(x, (outer, classes, *shape[1:])), 1)
+        loss = self.loss(log_prob, label, shape)
         prob = [log_prob.detach().exp().reshape(x.shape)] if len(self.definition.top) > 1 else []
         return [loss, *prob]
+
+    def loss(self, log_prob: Tensor, label: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The items' bounded losses over the divisor. On a CPU looking is cheap and spares the bound."""
+        looks = log_prob.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        if not looks:  # where a kernel cannot raise, the labels are looked at before
+            label = checked_indices(self.where(), label, log_prob.shape[1], self.ignore)
+        target = _shaped(_indices(label), shape)
+        divisor = self.divisor(shape[0], target)
+        try:
+            if looks and self.within(log_prob.detach(), target):
+                if isinstance(divisor, int) and divisor == target.numel() and self.ignore is None:
+                    return self.losses(log_prob, target, "mean")
+                return self.losses(log_prob, target, "sum") / divisor
+        except IndexError:
+            checked_indices(self.where(), label, log_prob.shape[1], self.ignore)
+            raise
+        each = self.losses(log_prob, target, "none")
+        return bounded(each, -math.inf, LARGEST_LOSS).sum() / divisor
+
+    def within(self, log_prob: Tensor, target: Tensor) -> bool:
+        """Whether no loss needs the bound. Over a map it is cheaper to look at every class's."""
+        if target.dim() > 1:
+            return not log_prob.amin().item() < -LARGEST_LOSS
+        return not self.losses(log_prob, target, "none").max().item() > LARGEST_LOSS
+
+    def losses(self, log_prob: Tensor, target: Tensor, reduction: str) -> Tensor:
+        """PyTorch's losses, 0 for an ignored item. IndexError for a label out of range."""
+        ignored = NO_LABEL if self.ignore is None else self.ignore
+        return nnf.nll_loss(log_prob, target, ignore_index=ignored, reduction=reduction)
+
+    def divisor(self, outer: int, target: Tensor) -> Tensor | int:
+        """What the sum of losses is divided by, at least 1."""
+        if self.mode == LossParameter.NONE:
+            return 1
+        if self.mode == LossParameter.BATCH_SIZE:
+            return max(1, outer)
+        if self.mode == LossParameter.FULL or self.ignore is None:
+            return target.numel()
+        return (target != self.ignore).sum().clamp(min=1)
 
 
 class InfogainLoss(_Labelled):
@@ -155,9 +202,11 @@ class SigmoidCrossEntropyLoss(_Labelled):
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
         x, target = bottoms[0], bottoms[1].detach().reshape(bottoms[0].shape)
         each = nnf.binary_cross_entropy_with_logits(x, target, reduction="none")
-        valid = torch.ones_like(target)
-        if self.ignore is not None:
-            valid = (target.trunc() != self.ignore).to(x.dtype)  # Caffe casts before it compares
+        if self.ignore is None:
+            full = self.mode in (LossParameter.FULL, LossParameter.VALID)
+            divisor = x.numel() if full else x.shape[0] if self.mode == LossParameter.BATCH_SIZE else 1
+            return [each.sum() / divisor]
+        valid = (target.trunc() != self.ignore).to(x.dtype)  # Caffe casts before it compares
         return [(each * valid).sum() / self.normaliser(x.shape[0], x.numel(), valid)]
 
 
@@ -239,6 +288,15 @@ def bounded(x: Tensor, low: float, high: float) -> Tensor:
     """`x` brought into [low, high] in the forward pass; the gradient passes as if it were not."""
     result: Tensor = _Bounded.apply(x, low, high)
     return result
+
+
+def _indices(label: Tensor) -> Tensor:
+    # NaN becomes an index out of range, as x86 has it
+    return (label if NAN_IS_NEGATIVE else label.nan_to_num(nan=-FLT_MAX)).detach().long()
+
+
+def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x if x.shape == shape else x.reshape(shape)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class BNLL(Layer):
     """log(1 + exp(x)), without overflow."""
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        return [-nnf.logsigmoid(-bottoms[0])]
+        return [nnf.softplus(bottoms[0], threshold=50)]  # Caffe bounds its gradient there
 
 
 class Clip(Layer):
@@ -117,7 +117,8 @@ class Swish(Layer):
         self.beta = definition.swish_param.beta
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        return [bottoms[0] * torch.sigmoid(self.beta * bottoms[0])]
+        x = bottoms[0]
+        return [nnf.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)]
 
 
 class Power(Layer):
@@ -148,7 +149,7 @@ class Exp(Layer):
         self.outer = 1.0 if param.shift == 0 else _pow(math.e, log * param.shift)
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        y = torch.exp(self.inner * bottoms[0])
+        y = torch.exp(self.inner * bottoms[0] if self.inner != 1 else bottoms[0])
         return [y * self.outer if self.outer != 1 else y]
 
 
@@ -162,7 +163,8 @@ class Log(Layer):
         self.factor = 1 / log_of_base(definition)
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        y = torch.log(bottoms[0] * self.scale + self.shift)
+        x = bottoms[0] * self.scale if self.scale != 1 else bottoms[0]
+        y = torch.log(x + self.shift if self.shift != 0 else x)
         return [y * self.factor if self.factor != 1 else y]
 
 

@@ -10,6 +10,8 @@ Departure: windows without a value have gradient zero (Caffe writes beyond its m
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
@@ -18,7 +20,9 @@ from caffe_weights import caffe_pb2
 from reproduce.layers.base import FLT_MAX, Definition, Layer
 from surgery.geometry import Shape, Window, pool_size, pool_window
 
-Method = caffe_pb2.PoolingParameter.PoolMethod
+AVE, MAX, STOCHASTIC = (
+    caffe_pb2.PoolingParameter.PoolMethod.Value(name) for name in ("AVE", "MAX", "STOCHASTIC")
+)
 
 
 class Pooling(Layer):
@@ -36,9 +40,9 @@ class Pooling(Layer):
         x = bottoms[0]
         size = (x.shape[2], x.shape[3])
         window = self.window or Window(size, (1, 1), (0, 0), (1, 1))
-        if self.method == Method.STOCHASTIC:
+        if self.method == STOCHASTIC:
             return [stochastic_pool(x, window, self.phase, self.floor)]
-        if self.method == Method.AVE:
+        if self.method == AVE:
             return [average_pool(x, window, self.floor)]
         if not self.mask:
             return [max_pool(x, window, self.floor)]
@@ -66,9 +70,9 @@ class SPP(Layer):
 
     def pool(self, x: Tensor, window: Window) -> Tensor:
         """One level of the pyramid."""
-        if self.method == Method.STOCHASTIC:
+        if self.method == STOCHASTIC:
             return stochastic_pool(x, window, self.phase)
-        return average_pool(x, window) if self.method == Method.AVE else max_pool(x, window)
+        return average_pool(x, window) if self.method == AVE else max_pool(x, window)
 
 
 def spp_window(size: Shape, bins: int) -> Window:
@@ -144,7 +148,9 @@ def _ordinary(y: Tensor) -> bool:
     if torch.compiler.is_compiling() or not y.numel():
         return True
     low, high = torch.aminmax(y.detach())
-    return bool((low >= -FLT_MAX) & (high == high))
+    if y.is_cpu:
+        return low.item() >= -FLT_MAX and not math.isnan(high.item())
+    return bool((low >= -FLT_MAX) & (high == high))  # one wait for the device
 
 
 def _cleaned(x: Tensor) -> Tensor:

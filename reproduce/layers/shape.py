@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from caffe_weights import caffe_pb2
-from reproduce.layers.base import Definition, Layer, checked_indices, positive_axis
+from reproduce.layers.base import Definition, Layer, checked_indices, per_axis, positive_axis
 
 PROD, SUM, MAX = (caffe_pb2.EltwiseParameter.EltwiseOp.Value(name) for name in ("PROD", "SUM", "MAX"))
 ASUM, SUMSQ, MEAN = (
@@ -192,6 +192,12 @@ class ArgMax(Layer):
 
     def largest(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """Values in falling order and their indices, the larger index first among equals."""
+        if self.top_k == 1:  # no need to sort
+            values = x.amax(axis, keepdim=True)
+            count = torch.arange(x.shape[axis], device=x.device)
+            count = per_axis(count, x.dim(), positive_axis(axis, x.dim()))
+            best = torch.where((x == values) | (x != x), count, -1).amax(axis, keepdim=True)
+            return values, best.to(x.dtype)
         order = x.flip(axis).sort(dim=axis, descending=True, stable=True)
         values, flipped = (t.narrow(axis, 0, self.top_k) for t in order)
         return values, (x.shape[axis] - 1 - flipped).to(x.dtype)
