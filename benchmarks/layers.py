@@ -8,10 +8,13 @@ others are told; where PyTorch has no operation of the kind, the plain way is th
 
 `net` is a whole small net against a function that calls the same operations: what a layer costs besides.
 
+The process starts itself again with an allocator that keeps what it frees: else page faults, which fall on
+one way or the other by chance, are most of what a small operation takes.
+
 On a machine that others use meanwhile wall times tell nothing: there `--cpu` takes one thread and counts the
 processor time of this process.
 
-    python benchmarks/layers.py [--repeats 15] [--cpu] [--only REGEX] [--save]
+    python benchmarks/layers.py [--repeats 21] [--cpu] [--only REGEX] [--save]
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import statistics
 import sys
@@ -38,6 +42,7 @@ from reproduce.net import Net
 Plain = Callable[..., Any]
 Shape = tuple[int, ...]
 LIMIT = 1.1
+STEADY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}  # of glibc
 LEAST_S = 0.02  # a timing runs the operation so often that it takes this long
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MAP, WIDE, FLAT = (2, 64, 112, 112), (8, 96, 55, 55), (64, 4096)
@@ -310,7 +315,14 @@ def run(repeats: int, clock: str, only: str = "") -> dict[str, Any]:
         if re.search(only, name):
             rows[name] = measure(case, repeats, CLOCKS[clock])
             print(f"{name:24} {words(rows[name])}", file=sys.stderr, flush=True)
-    result = {"clock": clock, "threads": torch.get_num_threads(), "repeats": repeats, "layers": rows}
+    load = round(os.getloadavg()[0], 2)
+    result = {
+        "clock": clock,
+        "load": load,
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "layers": rows,
+    }
     return result | ({} if only else {"net": measure_net(repeats, CLOCKS[clock])})
 
 
@@ -323,11 +335,13 @@ def words(row: dict[str, float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--cpu", action="store_true", help="one thread, processor time")
     parser.add_argument("--only", default="", help="only the cases that this expression finds")
     parser.add_argument("--save", action="store_true", help="write the committed result file")
     arguments = parser.parse_args()
+    if not os.environ.keys() >= STEADY.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **STEADY})
     result = run(arguments.repeats, "cpu" if arguments.cpu else "wall", arguments.only)
     failures = missed(result)
     result |= {"limit": LIMIT, "missed": failures}
