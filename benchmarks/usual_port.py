@@ -92,7 +92,7 @@ def layers(port: UsualFCN) -> Iterator[tuple[str, nn.Module]]:
 
 
 def summed_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """The loss of the published nets on one picture: a sum over the pixels of `labels` (N x H x W) not void."""
+    """The published loss of one picture: a sum over the pixels of `labels` (N x H x W) that are not void."""
     return functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="sum")
 
 
