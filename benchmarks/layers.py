@@ -151,6 +151,8 @@ CASES: dict[str, Case] = {
     "inner product": Case(
         "InnerProduct", [FLAT], filled("inner_product_param", "num_output: 1000"), nnf.linear
     ),
+    "interp": Case("Interp", [(1, 21, 65, 65)], "interp_param { zoom_factor: 8 }", lambda x: nnf.interpolate(
+        x, (513, 513), mode="bilinear", align_corners=True)),
     "log": Case("Log", [MAP], "log_param { shift: 10 }", lambda x: torch.log(x + 10)),
     "lrn within": Case("LRN", [WIDE], "lrn_param { local_size: 5 norm_region: WITHIN_CHANNEL }",
                        lambda x: x * (1 + nnf.avg_pool2d(x * x, 5, 1, 2)) ** -0.75),

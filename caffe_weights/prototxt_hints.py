@@ -17,7 +17,6 @@ BINARY_FORMATS = {
 }
 
 _SSD = "a layer of the SSD fork (weiliu89/caffe), which BVLC Caffe lacks"
-_DEEPLAB = "a layer of the DeepLab and PSPNet forks, which BVLC Caffe lacks"
 _SEGNET = "a layer of the SegNet fork (alexgkendall/caffe-segnet), which BVLC Caffe lacks"
 _DECONVNET = "a layer of the DeconvNet fork (HyeonwooNoh/caffe), which BVLC Caffe lacks"
 _BN = "a layer of the SegNet and PSPNet forks; BVLC Caffe's is BatchNorm, followed by Scale"
@@ -36,7 +35,6 @@ FIELD_HINTS = {
     ("LayerParameter", "detection_evaluate_param"): _SSD,
     ("LayerParameter", "multibox_loss_param"): _SSD,
     ("LayerParameter", "annotated_data_param"): _SSD,
-    ("LayerParameter", "interp_param"): _DEEPLAB,
     ("LayerParameter", "upsample_param"): _SEGNET,
     ("LayerParameter", "dense_image_data_param"): _SEGNET,
     ("LayerParameter", "bn_param"): _BN,

@@ -84,6 +84,39 @@ def spp(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     return ((shape[0], shape[1] * sum(map(prod, sizes))),), ()
 
 
+def interp(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
+    """Bilinear resizing of (N, C, H, W); a second bottom gives the size. Not in 1.0, but in DeepLab's fork."""
+    for i, shape in enumerate(bottoms):
+        need_rank(layer, shape, 4, i)
+    return ((*bottoms[0][:2], *interp_size(layer, *(shape[2:] for shape in bottoms))),), ()
+
+
+def interp_size(layer: Layer, size: Shape, like: Shape | None = None) -> Shape:
+    """(height, width) that an Interp layer makes of `size`, or of the second bottom's, `like`.
+
+    NetError unless exactly one of the factors, height and width, and the second bottom says it.
+    """
+    p = layer.interp_param
+    for field in ("pad_beg", "pad_end"):
+        if getattr(p, field) > 0:
+            raise fail(layer, f"{field} {getattr(p, field)}", "at most 0: pixels to cut off", f"set {field}")
+    for field in ("height", "width", "zoom_factor", "shrink_factor"):
+        if p.HasField(field) and getattr(p, field) < 1:
+            raise fail(layer, f"{field} {getattr(p, field)}", "at least 1", f"set {field}")
+    if p.HasField("height") != p.HasField("width"):
+        raise fail(layer, "only one of height and width", "both, or neither")
+    ways = (p.HasField("zoom_factor") or p.HasField("shrink_factor"), p.HasField("height"), like is not None)
+    if sum(ways) != 1:
+        raise fail(layer, f"{sum(ways) or 'no'} ways of saying the size",
+                   "one: zoom_factor and shrink_factor, height and width, or a second bottom")  # fmt: skip
+    cut = tuple(n + p.pad_beg + p.pad_end for n in size)
+    if min(cut) < 1:
+        raise fail(layer, f"pad_beg {p.pad_beg} and pad_end {p.pad_end} of {dims(size)}", "a pixel left over")
+    if ways[0]:
+        return tuple((n - 1) // p.shrink_factor * p.zoom_factor + 1 for n in cut)
+    return like if like is not None else (p.height, p.width)
+
+
 def inner_product(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """A matrix product over all axes from `axis` on; weights (out, in), or (in, out) with `transpose`."""
     p, shape = layer.inner_product_param, bottoms[0]

@@ -73,6 +73,7 @@ LAYER_RULES: dict[str, LayerRule] = {
     "Im2col": LayerRule(layers.im2col),
     "InfogainLoss": LayerRule(losses.label_loss, (2, 3), (0, 2)),
     "InnerProduct": LayerRule(layers.inner_product),
+    "Interp": LayerRule(layers.interp, (1, 2)),
     "Log": LayerRule(layers.logarithmic),
     "LRN": LayerRule(layers.lrn),
     "LSTM": LayerRule(losses.recurrent, (2, 5), (1, 3)),
@@ -136,7 +137,7 @@ class NetShapes:
 
 
 def known_types() -> frozenset[str]:
-    """Names of all layer types of Caffe 1.0."""
+    """Names of all layer types of Caffe 1.0, and of those of its forks that are run here."""
     return frozenset(LAYER_RULES) | frozenset(SOURCES)
 
 

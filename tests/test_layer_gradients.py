@@ -44,6 +44,9 @@ SMOOTH: dict[str, tuple[str, list[tuple[int, ...]], str]] = {  # type, bottoms t
     "Flatten": ("Flatten", [IMAGE], ""),
     "Im2col": ("Im2col", [IMAGE], "convolution_param { kernel_size: 3 stride: 2 pad: 1 dilation: 2 }"),
     "InnerProduct": ("InnerProduct", [IMAGE], f"inner_product_param {{ num_output: 3 {FILL} }}"),
+    "Interp": ("Interp", [IMAGE], "interp_param { zoom_factor: 2 }"),
+    "Interp shrinking": (
+        "Interp", [IMAGE], "interp_param { height: 3 width: 2 pad_beg: -1 }"),
     "LRN": ("LRN", [IMAGE], "lrn_param { local_size: 3 }"),
     "LRN within": ("LRN", [IMAGE], "lrn_param { local_size: 3 norm_region: WITHIN_CHANNEL }"),
     "Log": ("Log", [(3, 4)], "log_param { scale: 0.1 shift: 2 }"),

@@ -28,7 +28,7 @@ def test_every_layer_of_caffe_is_on_it() -> None:
 
 def test_every_layer_that_runs_has_goldens_or_says_why_not() -> None:
     without = set(LAYERS) - set(golden_counts())
-    assert without <= {"HDF5Output"}, without
+    assert without <= {"HDF5Output", "Interp"}, without  # the latter is no layer of BVLC Caffe
 
 
 def test_backward_is_said_as_it_is() -> None:

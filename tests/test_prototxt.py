@@ -47,7 +47,6 @@ REFUSED = {
     "layer { convolution_param { kernel_siz: 3 } }": "1:29: no field .* wanted one of kernel_size, kernel_",
     "layer { kernel_size: 3 }": "put it inside one of convolution_param, pooling_param",
     "layer { permute_param { order: 0 } }": "1:9: no field 'permute_param' .* the SSD fork",
-    "layer { interp_param { zoom_factor: 8 } }": "DeepLab and PSPNet forks",
     "layer { convolution_param { hole: 2 } }": "write dilation",
     "layer { pooling_param { ceil_mode: false } }": "write round_mode: FLOOR",
     "layer { blobs_lr: 1 }": "in a 'layer' block write param",

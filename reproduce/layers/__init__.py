@@ -14,6 +14,7 @@ from reproduce.layers import (
     normalization,
     pooling,
     recurrent,
+    resize,
     shape,
     sources,
 )
@@ -49,6 +50,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Im2col": convolution.Im2col,
     "InfogainLoss": loss.InfogainLoss,
     "InnerProduct": convolution.InnerProduct,
+    "Interp": resize.Interp,
     "LRN": normalization.LRN,
     "LSTM": recurrent.LSTM,
     "LSTMUnit": recurrent.LSTMUnit,
