@@ -1,4 +1,4 @@
-"""Interp against its definition: pixel i of m lies at i (n - 1) / (m - 1) of n, weights in exact fractions."""
+"""Interp against its definition: pixel i of m lies at i (n - 1) / (m - 1) of n, in exact fractions."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ FACTS: dict[str, Fact] = {
     "InfogainLoss": Fact("bounded logarithm with an unbounded gradient; the matrix itself gets none"),
     "InnerProduct": Fact("PyTorch's, over all axes from `axis` on, and transposed weights"),
     "Input": Fact("given by name in the call", backward=False),
-    "Interp": Fact("PyTorch's, corners aligned; of DeepLab's fork, not of 1.0; a second bottom gives the size"),
+    "Interp": Fact(
+        "PyTorch's, corners aligned; of DeepLab's fork, not of 1.0; a second bottom may say the size"
+    ),
     "LRN": Fact(
         "across: PyTorch's; within a channel: mean of squares by PyTorch's pooling, k is 1 whatever is set"
     ),
