@@ -85,7 +85,7 @@ def spp(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 
 
 def interp(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
-    """Bilinear resizing of (N, C, H, W); a second bottom gives the size. Not in 1.0; DeepLab's fork has it."""
+    """Bilinear resizing of (N, C, H, W); a second bottom gives the size. Of DeepLab's fork, not of 1.0."""
     for i, shape in enumerate(bottoms):
         need_rank(layer, shape, 4, i)
     return ((*bottoms[0][:2], *interp_size(layer, *(shape[2:] for shape in bottoms))),), ()
