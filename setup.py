@@ -22,6 +22,7 @@ setup(
         "reproduce",
         "reproduce.commands",
         "reproduce.data",
+        "reproduce.deconvnet",
         "reproduce.demo_data",
         "reproduce.layers",
         "reproduce.nets",
@@ -50,6 +51,7 @@ setup(
     extras_require={
         "test": TEST,
         "lmdb": ["lmdb>=1.4"],
+        "crf": ["pydensecrf2>=1.1"],  # builds with a C++ compiler
         "bench": ["psutil>=5.9", "onnxruntime>=1.17", "openvino>=2024.0"],
     },
     entry_points={

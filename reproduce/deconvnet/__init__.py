@@ -1,0 +1,1 @@
+"""DeconvNet: proposals, crops, inference, ensemble, training data, pictures of its layers."""
