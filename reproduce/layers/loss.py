@@ -83,54 +83,66 @@ class SoftmaxWithLoss(_Labelled):
     def __init__(self, definition: Definition, phase: str) -> None:
         super().__init__(definition, phase)
         self.axis = definition.softmax_param.axis
+        self.shows = len(definition.top) > 1
 
     def forward(self, bottoms: list[Tensor], blobs: list[Tensor]) -> list[Tensor]:
-        x, label = bottoms[0], bottoms[1]
-        outer, classes, inner = split_shape(x.shape, positive_axis(self.axis, x.dim()))
-        shape = (outer, inner) if inner > 1 else (outer,)  # PyTorch is slow along an axis before a last 1
-        log_prob = torch.log_softmax(_shaped(x, (outer, classes, *shape[1:])), 1)
-        loss = self.loss(log_prob, label, shape)
-        prob = [log_prob.detach().exp().reshape(x.shape)] if len(self.definition.top) > 1 else []
-        return [loss, *prob]
+        x, label = bottoms
+        rows = x if x.dim() == 2 and self.axis == 1 else self.rows(x)
+        log_prob = torch.log_softmax(rows, 1)
+        loss = self.loss(log_prob, label)
+        return [loss, log_prob.detach().exp().reshape(x.shape)] if self.shows else [loss]
 
-    def loss(self, log_prob: Tensor, label: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def rows(self, x: Tensor) -> Tensor:
+        """The scores as (outer, classes, inner), or (outer, classes): PyTorch is slow before a last 1."""
+        outer, classes, inner = split_shape(x.shape, positive_axis(self.axis, x.dim()))
+        return x.reshape((outer, classes, inner) if inner > 1 else (outer, classes))
+
+    def loss(self, log_prob: Tensor, label: Tensor) -> Tensor:
         """The items' bounded losses over the divisor. On a CPU looking is cheap and spares the bound."""
         looks = log_prob.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
         if not looks:  # where a kernel cannot raise, the labels are looked at before
             label = checked_indices(self.where(), label, log_prob.shape[1], self.ignore)
-        target = _shaped(_indices(label), shape)
-        divisor = self.divisor(shape[0], target)
+        target = _indices(label)
+        if target.dim() > 1 or log_prob.dim() > 2:
+            target = target.reshape(log_prob.shape[:1] + log_prob.shape[2:])
+        divisor, mean = self.divisor(target)
         try:
-            if looks and self.within(log_prob.detach(), target):
-                if isinstance(divisor, int) and divisor == target.numel() and self.ignore is None:
-                    return self.losses(log_prob, target, "mean")
-                return self.losses(log_prob, target, "sum") / divisor
+            total = self.losses(log_prob, target, "mean" if mean else "sum")
         except IndexError:
             checked_indices(self.where(), label, log_prob.shape[1], self.ignore)
             raise
+        if looks and self.within(log_prob.detach(), target):
+            return total if mean else total / divisor
         each = self.losses(log_prob, target, "none")
         return bounded(each, -math.inf, LARGEST_LOSS).sum() / divisor
 
     def within(self, log_prob: Tensor, target: Tensor) -> bool:
         """Whether no loss needs the bound. Over a map it is cheaper to look at every class's."""
         if target.dim() > 1:
-            return not log_prob.amin().item() < -LARGEST_LOSS
-        return not self.losses(log_prob, target, "none").max().item() > LARGEST_LOSS
+            lowest = torch.aminmax(log_prob)[0]  # faster than amin
+        elif self.ignore is None:  # a gather starts no second thread
+            lowest = log_prob.gather(1, target.unsqueeze(1)).min()
+        else:
+            lowest = -self.losses(log_prob, target, "none").max()
+        return not lowest.item() < -LARGEST_LOSS
 
     def losses(self, log_prob: Tensor, target: Tensor, reduction: str) -> Tensor:
         """PyTorch's losses, 0 for an ignored item. IndexError for a label out of range."""
         ignored = NO_LABEL if self.ignore is None else self.ignore
         return nnf.nll_loss(log_prob, target, ignore_index=ignored, reduction=reduction)
 
-    def divisor(self, outer: int, target: Tensor) -> Tensor | int:
-        """What the sum of losses is divided by, at least 1."""
+    def divisor(self, target: Tensor) -> tuple[Tensor | int, bool]:
+        """What the sum of losses is divided by, at least 1, and whether that makes it a mean."""
+        count = target.numel()
         if self.mode == LossParameter.NONE:
-            return 1
-        if self.mode == LossParameter.BATCH_SIZE:
-            return max(1, outer)
-        if self.mode == LossParameter.FULL or self.ignore is None:
-            return target.numel()
-        return (target != self.ignore).sum().clamp(min=1)
+            divisor = 1
+        elif self.mode == LossParameter.BATCH_SIZE:
+            divisor = target.shape[0]
+        elif self.mode == LossParameter.FULL or self.ignore is None:
+            divisor = count
+        else:
+            return (target != self.ignore).sum().clamp(min=1), False
+        return max(1, divisor), divisor == count and self.ignore is None
 
 
 class InfogainLoss(_Labelled):
@@ -292,11 +304,7 @@ def bounded(x: Tensor, low: float, high: float) -> Tensor:
 
 def _indices(label: Tensor) -> Tensor:
     # NaN becomes an index out of range, as x86 has it
-    return (label if NAN_IS_NEGATIVE else label.nan_to_num(nan=-FLT_MAX)).detach().long()
-
-
-def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return x if x.shape == shape else x.reshape(shape)
+    return (label if NAN_IS_NEGATIVE else label.nan_to_num(nan=-FLT_MAX)).long()
 
 
 def _rows(x: Tensor) -> Tensor:
