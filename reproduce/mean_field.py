@@ -40,7 +40,7 @@ def place_features(height: int, width: int, sxy: float) -> np.ndarray:
 def colour_features(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
     """Place and colour of each pixel, N x 5, of a picture uint8 H x W x 3; `srgb` in values of 0..255."""
     colours = image.reshape(-1, 3).astype(np.float64) / srgb
-    return np.hstack([place_features(*image.shape[:2], sxy), colours])
+    return np.hstack([place_features(image.shape[0], image.shape[1], sxy), colours])
 
 
 def mean_field(unary: np.ndarray, kernels: Sequence[tuple[float, np.ndarray]], iterations: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The dense CRF: the exact mean field against loops, pydensecrf2 against the exact mean field.
 
 pydensecrf2's own kernel, an approximation by the permutohedral lattice, is measured by one iteration on
-one-hot beliefs. With it our mean field must give pydensecrf2's result; it is itself held against the Gaussian.
+one-hot beliefs. With it our mean field must give pydensecrf2's result; that kernel is held
+against the Gaussian.
 """
 
 from __future__ import annotations
