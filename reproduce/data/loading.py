@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from torch.utils.data import Dataset as TorchDataset
 from caffe_weights.errors import FormatError, InputError
 from reproduce.data.base import Dataset
 from reproduce.data.sampling import Order
-from reproduce.data.transforms import Augment
 
+Change = Callable[[Mapping[str, np.ndarray], int], dict[str, np.ndarray]]  # of the blobs of the n-th picture
 Numbers = Callable[[int], Iterator[int]]  # the numbers that will be asked for from one of them on
 AHEAD = 4  # batches that each worker decodes ahead
 
@@ -42,7 +42,7 @@ class Feed:
         order: Order,
         batch: int = 1,
         workers: int = 0,
-        augment: Augment | None = None,
+        augment: Change | None = None,
         numbers: Numbers = itertools.count,
     ) -> None:
         if len(blobs) != len(dataset.parts):
@@ -107,7 +107,7 @@ class _Items(TorchDataset[Any]):
     """The part that workers do: read, pre-process, change at random. An InputError is returned, not raised,
     since torch would turn it into another one on its way between the processes."""
 
-    def __init__(self, dataset: Dataset, blobs: tuple[str, ...], augment: Augment | None) -> None:
+    def __init__(self, dataset: Dataset, blobs: tuple[str, ...], augment: Change | None) -> None:
         self.dataset, self.blobs, self.augment = dataset, blobs, augment
 
     def __getitem__(self, key: list[tuple[int, int]]) -> dict[str, Tensor] | dict[str, str]:
