@@ -113,25 +113,31 @@ class Dataflow:
 
     def optional(self, name: str) -> bool:
         """Whether nothing but losses, accuracies and Silence comes of this input as a label."""
-        side = {self.inputs[name]}
-        for step in self.steps:
+        side, label_makers = {self.inputs[name]}, self._label_makers()
+        for index, step in enumerate(self.steps):
             places = [i for i, version in enumerate(step.bottoms) if version in side]
             if not places or not step.tops or set(places) <= set(step.layer.label_bottoms):
                 continue
-            if not self._only_labels(step.tops):
+            if index not in label_makers:
                 return False
             side.update(step.tops)
         return True
 
-    def _only_labels(self, tops: tuple[int, ...]) -> bool:
-        # a layer on the way from data to label, such as a Slice: its tops are labels themselves
-        readers = [
-            (step, i) for step in self.steps for i, version in enumerate(step.bottoms) if version in tops
-        ]
-        return bool(readers) and all(
-            i in step.layer.label_bottoms or not step.tops or self._only_labels(step.tops)
-            for step, i in readers
-        )
+    def _label_makers(self) -> set[int]:
+        # steps whose tops are read as labels only, such as a Slice on the way from data to labels
+        readers: dict[int, list[tuple[int, int]]] = {}
+        for index, step in enumerate(self.steps):
+            for i, version in enumerate(step.bottoms):
+                readers.setdefault(version, []).append((index, i))
+        found: set[int] = set()
+        for index in reversed(range(len(self.steps))):
+            uses = [use for top in self.steps[index].tops for use in readers.get(top, [])]
+            if uses and all(
+                i in self.steps[reader].layer.label_bottoms or not self.steps[reader].tops or reader in found
+                for reader, i in uses
+            ):
+                found.add(index)
+        return found
 
     def _kept(self, keep: Iterable[str], absent: set[int], missing: list[str]) -> dict[str, int]:
         for name in keep:
