@@ -1,0 +1,244 @@
+"""What the audit computes from nets: against arithmetic on paper, and against nets that were changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
+from caffe_weights.errors import NetError
+from reproduce.nets import make_net, named_solver
+from reproduce.published.checks import Context, fcn, lists, repository
+from reproduce.published.checks import nets as of
+from reproduce.published.checks.nets import Nets
+from reproduce.published.claims import load_claims
+
+Edit = Callable[[NetParameter], None]
+
+NETS, CLAIMS = Nets(), load_claims()
+CHECKS = fcn.CHECKS | repository.CHECKS
+
+# VGG16 by hand: (in, out) of its 3 x 3 convolutions, then fc6 and fc7
+PLANES = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+TRUNK = sum(9 * a * b + b for a, b in pairwise(PLANES))
+TRUNK += 49 * 512 * 4096 + 4096 + 4096 * 4096 + 4096
+# AlexNet in two groups from conv2 on, but for conv3
+ALEXNET = (
+    (121 * 3 * 96 + 96) + (25 * 48 * 256 + 256) + (9 * 256 * 384 + 384) + (9 * 192 * 384 + 384)
+    + (9 * 192 * 256 + 256) + (36 * 256 * 4096 + 4096) + (4096 * 4096 + 4096)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "convolutions", "up"),
+    [
+        ("voc-fcn32s", TRUNK + 4097 * 21, 21 * 21 * 64 * 64),
+        ("voc-fcn16s", TRUNK + (4097 + 513) * 21, 21 * 21 * (4 * 4 + 32 * 32)),
+        ("pascalcontext-fcn8s", TRUNK + (4097 + 513 + 257) * 60, 60 * 60 * (16 + 16 + 256)),
+        ("siftflow-fcn8s", TRUNK + (4097 + 513 + 257) * 36, (33 * 33 + 3 * 3) * (16 + 16 + 256)),
+        ("voc-fcn-alexnet", ALEXNET + 4097 * 21, 21 * 21 * 63 * 63),
+    ],
+)
+def test_parameters_by_hand(net: str, convolutions: int, up: int) -> None:
+    found = [of.parameters(NETS, net, kind) for kind in ("Convolution", "Deconvolution", "")]
+    assert found == [convolutions, up, convolutions + up]
+
+
+def test_googlenets_layers_by_hand() -> None:
+    # a stem of three, nine modules of six, two deep each, and the score
+    assert of.layer_count(NETS, "voc-fcn-googlenet", "Convolution") == 3 + 9 * 6 + 1
+    assert of.depth(NETS, "voc-fcn-googlenet") == 3 + 9 * 2 + 1
+    assert of.depth(NETS, "voc-fcn-alexnet") == 5 + 2 + 1
+    assert of.depth(NETS, "voc-fcn8s") == 13 + 2 + 1  # the skips are shorter ways
+
+
+def test_receptive_fields_by_hand() -> None:
+    field, step, seen = 1, 1, []
+    for convolutions in (2, 2, 3, 3, 3):
+        field, step = field + 2 * step * convolutions + step, 2 * step
+        seen.append(field)
+    assert of.receptive_fields(NETS, "voc-fcn32s", *(f"pool{i}" for i in range(1, 6))) == tuple(seen)
+    assert of.receptive_fields(NETS, "voc-fcn32s", "fc6") == (field + 6 * step,)
+    assert of.largest_stride(NETS, "voc-fcn8s") == step
+
+
+def test_grids_by_hand() -> None:
+    def alexnet(side: int, pad: int) -> int:
+        side = (side + 2 * pad - 11) // 4 + 1
+        for _ in range(3):  # the pools round up; the convolutions between keep the size
+            side = -(-(side - 3) // 2) + 1
+        return side - 5
+
+    inputs = ((227, 0), (500, 0), (500, 100), (331, 7))
+    assert of.grids(NETS, "caffenet", *inputs) == tuple(alexnet(*one) for one in inputs)
+    assert of.grids(NETS, "vgg16", (224, None), (256, 1)) == (1, 2)
+
+
+def test_the_kernel_that_a_finer_pool5_wants() -> None:
+    # pool5 sees 212 pixels at step 32; with stride 1 as many at step 16
+    kernel = -(-(212 + 6 * 32 - 212) // 16) + 1
+    assert of.wider_kernel(NETS, "voc-fcn32s", "pool5", "fc6") == (kernel, kernel)
+
+
+@pytest.mark.parametrize(("name", "count"), [("nyud_test", 654), ("siftflow_trainval", 2486)])
+def test_lists(name: str, count: int) -> None:
+    assert lists.list_length(NETS, name) == count
+
+
+def setting(path: str, value: float, *layers: str) -> Edit:
+    """The edit that sets a field of some layers."""
+
+    def edit(net: NetParameter) -> None:
+        for layer in net.layer:
+            if layer.name in layers:
+                *parents, last = path.split(".")
+                message = layer
+                for parent in parents:
+                    message = getattr(message, parent)
+                if isinstance(getattr(message, last), (int, float)):
+                    setattr(message, last, value)
+                else:
+                    getattr(message, last)[:] = [value]
+
+    return edit
+
+
+def without_fc7(net: NetParameter) -> None:
+    kept = [layer for layer in net.layer if layer.name not in ("fc7", "relu7", "drop7")]
+    del net.layer[:]
+    net.layer.extend(kept)
+    next(layer for layer in net.layer if layer.name == "score_fr").bottom[:] = ["fc6"]
+
+
+def ordinary_bias(net: NetParameter) -> None:
+    next(layer for layer in net.layer if layer.name == "score_fr").param[1].lr_mult = 1
+
+
+def filled(net: NetParameter) -> None:
+    for layer in net.layer:
+        if layer.name == "score_fr":
+            layer.convolution_param.weight_filler.type = "xavier"
+
+
+CONV = "convolution_param"
+
+
+def both(*numbers: int) -> set[str]:
+    """Claims of Table 1 in either paper: layers, parameters, field, stride from 3 on, then 9, 15."""
+    return {f"{paper}.T1-{number:02}" for paper in ("F15", "F16") for number in numbers}
+
+
+# the change -> the net that is changed, how, and the claims it must turn, those and no others
+CHANGES: dict[str, tuple[str, Edit, set[str]]] = {
+    "one more channel": (
+        "voc-fcn32s", setting(f"{CONV}.num_output", 65, "conv1_1"), {"RS.PC-01", "RS.PC-03"}),
+    "a thousand fewer in fc6": (
+        "voc-fcn32s", setting(f"{CONV}.num_output", 3096, "fc6"), {"RS.PC-01", "RS.PC-03", *both(10)}),
+    "stride 1 in pool3": (
+        "voc-fcn32s", setting("pooling_param.stride", 1, "pool3"),
+        {"RS.RF-02", "RS.RF-03", "RS.RF-08", "RS.CR-01", *both(11, 12)}),
+    "another pad": (
+        "voc-fcn32s", setting(f"{CONV}.pad", 90, "conv1_1"), {"RS.TX-02", "RS.CR-01", "RS.RF-08"}),
+    "up-sampling by 62": (
+        "nyud-fcn32s-color", setting(f"{CONV}.kernel_size", 62, "upscore"),
+        {"RS.CR-01", "RS.PC-18", "RS.PC-19"}),
+    "up-sampling by 18": (
+        "voc-fcn8s-atonce", setting(f"{CONV}.kernel_size", 18, "upscore8"), {"RS.CR-06"}),
+    "a kernel of 5": (  # what the skips share shifts the image alone
+        "voc-fcn8s", setting(f"{CONV}.kernel_size", 5, "conv3_2"), {"RS.CR-06", "RS.PC-09", "RS.PC-11"}),
+    "one head wider": (
+        "siftflow-fcn8s", setting(f"{CONV}.num_output", 4097, "fc7"), {"RS.PC-25", "RS.PC-27"}),
+    "one group": (
+        "voc-fcn-alexnet", setting(f"{CONV}.group", 1, "conv2"), {"RS.PC-13", "RS.PC-15"}),
+    "no fc7": ("voc-fcn-alexnet", without_fc7, {"RS.PC-13", "RS.PC-15", "RS.PC-16", *both(3, 4)}),
+    "a smaller average pool": (
+        "googlenet", setting("pooling_param.kernel_size", 5, "pool5/7x7_s1"), {"RS.RF-05", *both(17)}),
+    "one more channel in GoogLeNet": (
+        "voc-fcn-googlenet", setting(f"{CONV}.num_output", 65, "conv1/7x7_s2"), {"RS.PC-29"}),
+    "stride 3 in pool2": (
+        "caffenet", setting("pooling_param.stride", 3, "pool2"), {"F15.S31-03", "RS.RF-06"}),
+    "one class less": (
+        "pascalcontext-fcn32s", setting(f"{CONV}.num_output", 59, "score_fr", "upscore"), {"RS.TX-04"}),
+    "another scale": (
+        "voc-fcn8s-atonce", setting("scale_param.filler.value", 0.1, "scale_pool3"), {"RS.AT-02"}),
+    "a filled score layer": ("voc-fcn32s", filled, {"F15.S43-08"}),
+    "an ordinary bias": ("voc-fcn32s", ordinary_bias, {"F15.S43-07"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_net_turns_its_claims(name: str) -> None:
+    net, edit, turned = CHANGES[name]
+    assert good() ^ verdicts(changed(net, edit)) == turned
+
+
+def test_a_changed_solver_turns_its_claims() -> None:
+    def solver(name: str) -> SolverParameter:
+        found = named_solver(name)
+        if name == "voc-fcn-alexnet":
+            found.momentum = 0.99
+        if name == "voc-fcn16s":
+            found.base_lr *= 10
+        return found
+
+    turned = {"F15.S43-05", "F16.T2b-01", "RS.SV-03", "F15.S42-04"}
+    assert good() ^ verdicts(Nets(NETS.net, solver)) == turned
+
+
+def test_a_changed_list_turns_its_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = good()
+    for path in lists.SPLITS.iterdir():
+        text = path.read_text()
+        (tmp_path / path.name).write_text(text if path.name != "nyud_val.txt" else text + "img_0\n")
+    monkeypatch.setattr(lists, "SPLITS", tmp_path)
+    assert before ^ verdicts(NETS) == {"RS.LS-03", "RS.LS-04"}
+
+
+def test_every_architecture_claim_of_the_fcns_has_a_check_or_a_derivation() -> None:
+    left = [
+        claim for claim in CLAIMS.values()
+        if claim.check == "architecture" and claim.id[:3] in ("F15", "F16", "RS.") and claim.id not in CHECKS
+    ]  # fmt: skip
+    assert len(left) == 18
+    assert not [claim.id for claim in left if claim.unit not in ("%", "x", "s", "")]
+
+
+def test_what_differs_says_why() -> None:
+    for claim in set(CHECKS) - good():
+        assert CHECKS[claim](CLAIMS[claim], Context(NETS)).reason, claim
+
+
+def changed(name: str, edit: Edit) -> Nets:
+    """All nets, one of them edited in every split; the others are those of NETS."""
+
+    def make(wanted: str, split: str) -> NetParameter:
+        if wanted != name:
+            return NETS.net(wanted, split)
+        net = make_net(wanted, split)
+        edit(net)
+        return net
+
+    return Nets(make=make, solver=NETS.settings)
+
+
+@cache
+def good() -> frozenset[str]:
+    """The claims that the nets as they are agree with."""
+    return frozenset(verdicts(NETS))
+
+
+def verdicts(nets: Nets) -> set[str]:
+    """The claims that a computed value agrees with."""
+    return {claim for claim in CHECKS if agrees(claim, nets)}
+
+
+def agrees(claim: str, nets: Nets) -> bool:
+    try:
+        value = CHECKS[claim](CLAIMS[claim], Context(nets)).value
+    except NetError:
+        return False
+    return value is not None and CLAIMS[claim].agrees(value)
