@@ -63,6 +63,7 @@ def recognize(weights: Weights, size: tuple[int, int] | None = None) -> Recogniz
         raise _unknown(weights)
     classes = _classes(fitted(fitting[0], weights))
     same = [name for name in fitting if _published_classes(name) == classes] or fitting
+    same = [n for n in same if _same_widths(fitted(n, weights), make_net(n))] or same  # sizes of one net
     told = [name for name in same if _told_apart(name, weights)]
     first, *others = told or same
     alternatives = () if told else tuple(n for n in others if find(n).published >= find(first).published)
@@ -153,6 +154,8 @@ def _set_width(layer: LayerParameter, blobs: Sequence[np.ndarray]) -> None:
     if layer.type == "InnerProduct":
         layer.inner_product_param.num_output = shape[0]
     elif layer.type == "Convolution":
+        if layer.convolution_param.group == layer.convolution_param.num_output > 1:
+            layer.convolution_param.group = shape[0]  # one filter a channel
         layer.convolution_param.num_output = shape[0]
     elif len(shape) > 1:
         layer.convolution_param.num_output = shape[1] * layer.convolution_param.group
@@ -182,7 +185,7 @@ def _same_widths(a: NetParameter, b: NetParameter) -> bool:
 
 def _classes(net: NetParameter) -> int:
     """Channels of the first score, or outputs of a classifier."""
-    scores = [x for x in net.layer if x.name.startswith("score_") and x.type == "Convolution"]
+    scores = [x for x in net.layer if x.name.startswith(("score_", "seg-score")) and x.type == "Convolution"]
     if scores:
         return scores[0].convolution_param.num_output
     return [x for x in net.layer if x.type == "InnerProduct"][-1].inner_product_param.num_output
@@ -217,8 +220,7 @@ def _tops(net: NetParameter) -> object:
 
 
 def _published_classes(name: str) -> int:
-    data = find(name).data
-    return data.classes if data else 1000
+    return find(name).classes or 1000
 
 
 def _unknown(weights: Weights) -> WeightsError:

@@ -18,6 +18,7 @@ from math import prod
 from caffe_weights.errors import NetError
 from surgery.coordinates import CoordMap, map_to_input, receptive_field
 from surgery.geometry import Layer, Shape
+from surgery.grid import Graph, layer_map
 from surgery.shapes import LayerShapes, Net, NetShapes, data_types, infer_shapes
 
 VALUE_BYTES = 4
@@ -32,7 +33,7 @@ MULTIPLY_ADDS: dict[str, Callable[[LayerShapes], int]] = {
 }
 NO_ARITHMETIC = frozenset((
     "ArgMax", "BatchReindex", "Concat", "Crop", "Dropout", "Filter", "Flatten", "Im2col", "Input", "ReLU",
-    "Reshape", "Silence", "Slice", "Split", "Tile"))  # fmt: skip
+    "Reshape", "Silence", "Slice", "Split", "Tile", "Unpooling", "Upsample"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,27 @@ def summarize(net: Net, input_shapes: Mapping[str, Shape] | None = None) -> Summ
     shapes = infer_shapes(net, input_shapes)
     maps = _maps(net)
     owned: set[str] = set()
-    rows = tuple(_row(net, layer, shapes, maps, owned) for layer in net.layer)
+    partial = _partial(net)
+    rows = tuple(_row(net, layer, shapes, maps, owned, partial) for layer in net.layer)
     sources = data_types() | {"Input"}
     known = MULTIPLY_ADDS.keys() | NO_ARITHMETIC | sources
     uncounted = dict.fromkeys(_kind(layer) for layer in net.layer)
     return Summary(rows, tuple(kind for kind in uncounted if kind not in known))
 
 
-def _row(net: Net, layer: Layer, shapes: NetShapes, maps: Mapping[str, CoordMap], owned: set[str]) -> Row:
+def _row(
+    net: Net,
+    layer: Layer,
+    shapes: NetShapes,
+    maps: Mapping[str, CoordMap],
+    owned: set[str],
+    partial: set[str],
+) -> Row:
     found = shapes.layers[layer.name]
     own = [top not in layer.bottom and layer.type != "Split" for top in layer.top]
     values = sum(prod(shape) for shape, mine in zip(found.tops, own, strict=False) if mine)
     count = MULTIPLY_ADDS.get(layer.type)
-    field_size, stride, offset = _geometry(net, layer, found, maps)
+    field_size, stride, offset = _geometry(net, layer, found, maps, layer.name not in partial)
     return Row(layer.name, layer.type, found.tops, _parameters(layer, found, owned),
                count(found) if count else 0, VALUE_BYTES * values, field_size, stride, offset)  # fmt: skip
 
@@ -116,17 +125,39 @@ def _parameters(layer: Layer, found: LayerShapes, owned: set[str]) -> int:
 
 
 def _geometry(
-    net: Net, layer: Layer, found: LayerShapes, maps: Mapping[str, CoordMap]
+    net: Net, layer: Layer, found: LayerShapes, maps: Mapping[str, CoordMap], whole: bool
 ) -> tuple[tuple[int, int] | None, tuple[Fraction, Fraction] | None, tuple[Fraction, Fraction] | None]:
     top = layer.top[0] if layer.top else ""
     if top not in maps or len(found.tops[0]) != 4:
         return None, None, None
     scale, shift = maps[top].scale, maps[top].shift
     stride, offset = (scale[0], scale[-1]), (shift[0], shift[-1])
+    if not whole:
+        return None, stride, offset
     try:
         return receptive_field(net, top).size, stride, offset
     except NetError:  # a layer on the way that sees the whole map
         return None, stride, offset
+
+
+def _partial(net: Net) -> set[str]:
+    """Layers that lie on an input's grid on one way and on another see it through a layer without a map."""
+    graph, found = Graph(net), set()
+    for index, layer in enumerate(graph.layers):
+        nodes = {node for top in range(len(layer.top)) for node in graph.followed((index, top))}
+        if graph.bottoms[index] and (
+            not _has_map(layer) or any(graph.layers[node[0]].name in found for node in nodes)
+        ):
+            found.add(layer.name)
+    return found
+
+
+def _has_map(layer: Layer) -> bool:
+    try:
+        layer_map(layer)
+    except NetError:
+        return False
+    return True
 
 
 def _maps(net: Net) -> dict[str, CoordMap]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from caffe_weights.caffe_pb2 import NetParameter
 from caffe_weights.errors import NetError
+from reproduce.nets.architecture import Architecture
 from surgery.coordinates import fill_crops
 from surgery.netspec import L, NetSpec, P, Top
 
@@ -28,12 +29,14 @@ class Form:
     """What may be asked of any net; its geometry stays.
 
     Hidden widths are divided by `narrow`, those of fc6 and fc7 are `fc` where it is given. `classes` takes
-    the place of the published number (of the first head where there are two).
+    the place of the published number (of the first head where there are two). `architecture` is that of an
+    Auto-DeepLab, in the place of its own.
     """
 
     narrow: int = 1
     fc: int | None = None
     classes: int | None = None
+    architecture: Architecture | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("narrow", self.narrow), ("fc", self.fc), ("classes", self.classes)):
