@@ -29,7 +29,7 @@ from caffe_weights import caffe_pb2
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
 from caffe_weights.errors import PrototxtError
 from caffe_weights.files import PathLike, open_input, replace_file
-from caffe_weights.prototxt_hints import BINARY_FORMATS, FIELD_HINTS, VALUE_HINTS
+from caffe_weights.prototxt_hints import BINARY_FORMATS, FIELD_HINTS
 
 MAX_BYTES = 4 << 20  # GoogLeNet has 30 KiB
 MAX_BLOCKS = 100_000  # a block takes about 700 bytes of memory, however short its text
@@ -168,9 +168,7 @@ def _no_field(match: re.Match[str], place: _Place) -> PrototxtError:
 def _no_enum_value(match: re.Match[str], place: _Place) -> PrototxtError:
     values = _enum_values(match[1])
     near = difflib.get_close_matches(match[2].strip("'\"").upper(), values, n=4) if len(values) > 12 else []
-    enum = match[1].split(".")[-1]
-    do = VALUE_HINTS.get((enum, match[2]), "")
-    return place.error(f"no value {_cut(match[2])} in {enum}", _any_of(near or values), do)
+    return place.error(f"no value {_cut(match[2])} in {match[1].split('.')[-1]}", _any_of(near or values))
 
 
 def _not_ended(match: re.Match[str], place: _Place) -> PrototxtError:

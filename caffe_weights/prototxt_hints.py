@@ -17,9 +17,10 @@ BINARY_FORMATS = {
 }
 
 _SSD = "a layer of the SSD fork (weiliu89/caffe), which BVLC Caffe lacks"
-_SEGNET = "a layer of the SegNet fork (alexgkendall/caffe-segnet), which BVLC Caffe lacks"
-_DECONVNET = "a layer of the DeconvNet fork (HyeonwooNoh/caffe), which BVLC Caffe lacks"
-_BN = "a layer of the SegNet and PSPNet forks; BVLC Caffe's is BatchNorm, followed by Scale"
+_PSPNET = (
+    "of the PSPNet fork, whose BN keeps mean and variance in 4 blobs: another layer than DeconvNet's and"
+    " SegNet's BN, not run here; write BatchNorm and Scale"
+)
 _RCNN = "a layer of the Fast R-CNN fork (rbgirshick/caffe-fast-rcnn), which BVLC Caffe lacks"
 _HOLE = "the DeepLab fork's name: write dilation"
 _SOLVER = "this is a field of a solver: give the net's prototxt instead"
@@ -35,12 +36,22 @@ FIELD_HINTS = {
     ("LayerParameter", "detection_evaluate_param"): _SSD,
     ("LayerParameter", "multibox_loss_param"): _SSD,
     ("LayerParameter", "annotated_data_param"): _SSD,
-    ("LayerParameter", "upsample_param"): _SEGNET,
-    ("LayerParameter", "dense_image_data_param"): _SEGNET,
-    ("LayerParameter", "bn_param"): _BN,
-    ("LayerParameter", "unpooling_param"): _DECONVNET,
-    ("V1LayerParameter", "unpooling_param"): _DECONVNET,
-    ("V1LayerParameter", "bn_param"): _DECONVNET,
+    **{
+        ("BNParameter", name): _PSPNET
+        for name in (
+            "slope_filler",
+            "bias_filler",
+            "var_eps",
+            "moving_average",
+            "decay",
+            "axis",
+            "momentum",
+            "eps",
+            "frozen",
+            "engine",
+            "std_filler",
+        )
+    },
     ("LayerParameter", "roi_pooling_param"): _RCNN,
     ("LayerParameter", "smooth_l1_loss_param"): _RCNN,
     ("ConvolutionParameter", "hole"): _HOLE,
@@ -62,11 +73,4 @@ FIELD_HINTS = {
     ("SolverParameter", "layer"): "this is a field of a net: give the solver's prototxt instead",
     ("SolverParameter", "layers"): "this is a field of a net: give the solver's prototxt instead",
     ("SolverParameter", "name"): "this is a field of a net: give the solver's prototxt instead",
-}
-
-# (enum, value) -> what to do
-VALUE_HINTS = {
-    ("LayerType", "UNPOOLING"): _DECONVNET,
-    ("LayerType", "BN"): _DECONVNET,
-    ("LayerType", "CROP"): "an enum of the FCN and DeconvNet forks: write the net in today's 'layer' blocks",
 }

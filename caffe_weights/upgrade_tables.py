@@ -48,6 +48,21 @@ V1_TYPES = {
     "TANH": "TanH",
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
+    # of forks; those that we run are named as Kersner's port of DeconvNet's layers names them
+    "BIN_ACCURACY": "BinaryAccuracy",
+    "BN": "BN",
+    "CROP": "Crop",
+    "DROPOUT_CHANNEL": "DropoutChannel",
+    "ELTWISE_ACCURACY": "EltwiseAccuracy",
+    "IMAGE_SEG_DATA": "ImageSegData",
+    "RED_ACCURACY": "RedAccuracy",
+    "RED_SOFTMAX_LOSS": "RedSoftmaxWithLoss",
+    "SELECT_SEG_BINARY": "SelectSegBinary",
+    "UNPOOLING": "Unpooling",
+    "WINDOW_CLS_DATA": "WindowClsData",
+    "WINDOW_INST_SEG_DATA": "WindowInstSegData",
+    "WINDOW_SEG_BINARY": "WindowSegBinary",
+    "WINDOW_SEG_DATA": "WindowSegData",
 }
 
 # V0 type -> V1 layer enum. `padding` layers are folded into their readers and have none

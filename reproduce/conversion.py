@@ -32,7 +32,9 @@ from surgery.transplant import transplant
 
 Shape = tuple[int, ...]
 OTHER_NET = "pass the net that these weights belong to with --net"
-HAVE_PARAMETERS = frozenset({"Convolution", "Deconvolution", "InnerProduct", "BatchNorm", "PReLU", "Embed"})
+HAVE_PARAMETERS = frozenset(
+    {"Convolution", "Deconvolution", "InnerProduct", "BatchNorm", "BN", "PReLU", "Embed"}
+)
 
 
 @dataclass(frozen=True)

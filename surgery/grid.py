@@ -254,6 +254,7 @@ PASS_THROUGH = frozenset(
         "AbsVal",
         "BatchNorm",
         "Bias",
+        "BN",
         "BNLL",
         "Clip",
         "Dropout",

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
 from surgery import array_shapes as arrays
+from surgery import fork_shapes as forks
 from surgery import layer_shapes as layers
 from surgery import loss_shapes as losses
 from surgery.geometry import Layer, Shape, check_count, dims, fail
@@ -55,6 +56,7 @@ LAYER_RULES: dict[str, LayerRule] = {
     "BatchNorm": LayerRule(layers.batch_norm),
     "BatchReindex": LayerRule(arrays.batch_reindex, (2, 2)),
     "Bias": LayerRule(layers.bias, (1, 2)),
+    "BN": LayerRule(forks.bn, (1, 1), (1, 3)),
     "Concat": LayerRule(arrays.concat, (1, MANY)),
     "ContrastiveLoss": LayerRule(losses.contrastive_loss, (3, 3), (0, 1)),
     "Convolution": LayerRule(layers.convolution, (1, MANY), (1, MANY)),
@@ -63,6 +65,7 @@ LAYER_RULES: dict[str, LayerRule] = {
     "Dropout": LayerRule(layers.dropout),
     "DummyData": LayerRule(losses.dummy_data, (0, 0), (1, MANY)),
     "Eltwise": LayerRule(layers.eltwise, (2, MANY)),
+    "EltwiseAccuracy": LayerRule(forks.eltwise_accuracy, (2, 2)),
     "Embed": LayerRule(layers.embed),
     "EuclideanLoss": LayerRule(losses.paired_loss, (2, 2), (0, 1)),
     "Exp": LayerRule(layers.logarithmic),
@@ -95,6 +98,8 @@ LAYER_RULES: dict[str, LayerRule] = {
     "Split": LayerRule(arrays.copies, (1, 1), (1, MANY)),
     "SPP": LayerRule(layers.spp),
     "Tile": LayerRule(arrays.tile),
+    "Unpooling": LayerRule(forks.unpooling, (1, 2)),
+    "Upsample": LayerRule(forks.upsample, (2, 2)),
 }
 
 # Python layers that compute, by module and layer: whoever registers a class for one enters its rule.
@@ -103,12 +108,15 @@ PYTHON_RULES: dict[tuple[str, str], LayerRule] = {}
 # Tops of these come from outside the net. Numbers of tops as Caffe takes them.
 SOURCES: dict[str, tuple[int, int]] = {
     "Data": (1, 2),
+    "DenseImageData": (2, 2),
     "HDF5Data": (1, MANY),
     "ImageData": (2, 2),
+    "ImageSegData": (1, 3),
     "Input": (1, MANY),
     "MemoryData": (2, 2),
     "Python": (0, MANY),
     "WindowData": (2, 2),
+    "WindowSegData": (1, 3),
 }
 
 

@@ -22,6 +22,7 @@ PARAMS = {  # settings that do not carry their layer's name in lower case
     "BatchNorm": "batch_norm_param",
     "ContrastiveLoss": "contrastive_loss_param",
     "Deconvolution": "convolution_param",
+    "EltwiseAccuracy": "eltwise_accuracy_param",
     "DummyData": "dummy_data_param",
     "HDF5Output": "hdf5_output_param",
     "HingeLoss": "hinge_loss_param",
@@ -32,7 +33,7 @@ PARAMS = {  # settings that do not carry their layer's name in lower case
     "RNN": "recurrent_param",
     "SoftmaxWithLoss": "softmax_param",
 }
-NEEDED = {"num_output", "kernel_size", "input_dim", "shape", "dim", "local_size"}
+NEEDED = {"num_output", "unpool_size", "kernel_size", "input_dim", "shape", "dim", "local_size"}
 TAME_SKIPS = {"axis", "num_axes", "end_axis", "concat_dim", "slice_dim", "sparse", "slice_point", "coeff"}
 WILD_INTEGERS = (0, 1, 1, 2, 2, 3, 4, 6, -1, -2, 1000)
 TAME_INTEGERS = (1, 1, 2, 3)

@@ -22,13 +22,14 @@ NO_SETTINGS = {  # nothing but their bottoms can be wrong
     "AbsVal", "BNLL", "Clip", "ELU", "Power", "ReLU", "Sigmoid", "Silence", "Split", "Swish", "TanH",
     "Threshold",
 }  # fmt: skip
-INDICES = {"Embed": 0, "BatchReindex": 1}  # the bottom that holds indices
+INDICES = {"Embed": 0, "BatchReindex": 1, "Unpooling": 1, "Upsample": 1}  # the bottom that holds indices
 
 Case = tuple[str, list[tuple[int, ...]], str, str]
 MAP, FLAT = (2, 4, 6, 6), (2, 6)
 BAD: list[Case] = [  # type, bottoms, settings, what the error says after the layer
     ("Accuracy", [FLAT, (2,)], "accuracy_param { top_k: 7 }", "top_k 7 of 6 classes; wanted 1 to 6"),
     ("ArgMax", [FLAT], "argmax_param { axis: 2 }", "axis 2 on a blob with 2 axes; wanted -2 to 1"),
+    ("BN", [FLAT], "", "bottom 0 (a) is 2x6; wanted 4 axes"),
     ("BatchNorm", [(3,)], "", "bottom 0 (a) is 3; wanted at least 2 axes"),
     ("BatchReindex", [FLAT, (2, 2)], "", "bottoms 2x6 and 2x2; wanted items, and a list with one axis"),
     ("Bias", [FLAT], "bias_param { num_axes: 3 }", "axis 1 and num_axes 3 on 2x6; wanted at most 2 axes"),
@@ -51,6 +52,10 @@ BAD: list[Case] = [  # type, bottoms, settings, what the error says after the la
     ("DummyData", [], "dummy_data_param { shape { dim: 3 } data_filler { type: 'bilinear' } }",
      "filler bilinear: shape (3,); wanted 4 axes"),
     ("Eltwise", [FLAT, (2, 5)], "", "bottom 1 (b) is 2x5; wanted 2x6 as bottom 0 (a)"),
+    ("EltwiseAccuracy", [MAP, (2, 6, 6)], "", "bottom 1 (b) is 2x6x6; wanted 4 axes"),
+    ("EltwiseAccuracy", [MAP, (2, 1, 6, 5)], "", "bottom 1 (b) is 2x1x6x5; wanted 2x1x6x6, a label a pixel"),
+    ("EltwiseAccuracy", [MAP, (2, 1, 6, 6)], "eltwise_accuracy_param { top_k: 5 }",
+     "top_k 5 of 4 classes; wanted 1 to 4"),
     ("Embed", [(4,)], "embed_param { num_output: 2 }", "input_dim 0; wanted at least 1"),
     ("EuclideanLoss", [FLAT, (2, 5)], "", "bottoms a 2x6, b 2x5; wanted as many values in both"),
     ("Exp", [FLAT], "exp_param { base: 0 }", "base 0; wanted a positive number, or -1 for e"),
@@ -98,6 +103,26 @@ BAD: list[Case] = [  # type, bottoms, settings, what the error says after the la
     ("SoftmaxWithLoss", [MAP, (2, 6)], "",
      "bottom 1 (b) is 2x6 with 12 labels; wanted 72, one for each item of 2x4x6x6 along axis 1"),
     ("Tile", [FLAT], "tile_param { tiles: 0 }", "tiles 0; wanted at least 1"),
+    ("Unpooling", [MAP], "unpooling_param { unpool_size: 9 }",
+     "no kernel_size; wanted kernel_size, or kernel_h and kernel_w"),
+    ("Unpooling", [MAP], "unpooling_param { kernel_size: 2 }",
+     "no unpool_size; wanted unpool_size, or unpool_h and unpool_w"),
+    ("Unpooling", [MAP], "unpooling_param { kernel_size: 2 unpool_size: 9 unpool_h: 9 unpool_w: 9 }",
+     "both unpool_size and unpool_h or unpool_w are set; wanted one of the two forms"),
+    ("Unpooling", [MAP], "unpooling_param { kernel_h: 2 unpool_size: 9 }",
+     "only one of kernel_h and kernel_w is set; wanted both, or neither"),
+    ("Unpooling", [MAP], "unpooling_param { kernel_size: 2 unpool_size: 9 pad: 1 }", "pad 1x1; wanted 0"),
+    ("Unpooling", [MAP], "unpooling_param { kernel_size: 2 unpool_size: 9 stride: 0 }",
+     "stride_h 0; wanted at least 1"),
+    ("Unpooling", [MAP, (2, 4, 6, 5)], "unpooling_param { kernel_size: 2 unpool_size: 12 }",
+     "bottom 1 (b) is 2x4x6x5; wanted 2x4x6x6 as bottom 0"),
+    ("Unpooling", [FLAT], "unpooling_param { kernel_size: 2 unpool_size: 12 }",
+     "bottom 0 (a) is 2x6; wanted 4 axes"),
+    ("Upsample", [MAP, MAP], "upsample_param { upsample_h: 9 }",
+     "only one of upsample_h and upsample_w is set; wanted both, or a scale"),
+    ("Upsample", [MAP, MAP], "upsample_param { scale: 1 }", "scale_h 1; wanted at least 2"),
+    ("Upsample", [MAP, MAP], "upsample_param { scale: 3 pad_out_w: true }",
+     "pad_out_w with a scale of 3; wanted a scale of 2"),
 ]  # fmt: skip
 
 

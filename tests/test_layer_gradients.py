@@ -23,6 +23,8 @@ Reset = Callable[[], None]
 SMOOTH: dict[str, tuple[str, list[tuple[int, ...]], str]] = {  # type, bottoms that get a gradient, settings
     "AbsVal": ("AbsVal", [(3, 4)], ""),
     "BNLL": ("BNLL", [(3, 4)], ""),
+    "BN": ("BN", [FEW], 'bn_param { scale_filler { type: "gaussian" std: 1 } }'),
+    "BN INFERENCE": ("BN", [FEW], 'bn_param { bn_mode: INFERENCE scale_filler { type: "gaussian" std: 1 } }'),
     "BatchNorm stored": ("BatchNorm", [FEW], ""),
     "Bias": ("Bias", [IMAGE], 'bias_param { filler { type: "gaussian" } }'),
     "Bias of two": ("Bias", [IMAGE, (2, 4)], ""),
@@ -70,12 +72,23 @@ SMOOTH: dict[str, tuple[str, list[tuple[int, ...]], str]] = {  # type, bottoms t
     "Swish": ("Swish", [(3, 4)], "swish_param { beta: 1.5 }"),
     "TanH": ("TanH", [(3, 4)], ""),
     "Tile": ("Tile", [(2, 3)], "tile_param { tiles: 3 }"),
+    "Unpooling MAX": (
+        "Unpooling", [(1, 2, 2, 2)], "unpooling_param { kernel_size: 2 stride: 2 unpool_size: 4 }"),
+    "Unpooling AVE": (
+        "Unpooling", [(1, 2, 3, 3)],
+        "unpooling_param { unpool: AVE kernel_size: 3 stride: 2 unpool_h: 6 unpool_w: 9 }"),
+    "Unpooling TILE": (
+        "Unpooling", [(1, 2, 3, 3)],
+        "unpooling_param { unpool: TILE kernel_size: 3 stride: 2 unpool_h: 6 unpool_w: 9 }"),
+    "Upsample": ("Upsample", [(1, 2, 2, 2)], "upsample_param { pad_out_w: true }"),
 }  # fmt: skip
 
 
 LAST = {  # bottoms behind those of SMOOTH, without a gradient: labels, flags
     "ContrastiveLoss": torch.tensor([1.0, 0.0, 0.0]),
     "LSTMUnit": torch.tensor([[1.0, 0.0]]),
+    "Unpooling MAX": torch.tensor([[[[0.0, 3], [9, 14]], [[5.0, 7], [8, 15]]]]),
+    "Upsample": torch.tensor([[[[0.0, 2], [6, 11]], [[4.0, 5], [9, 8]]]]),
 }
 TOPS = {"LSTMUnit": 2, "Slice": 2, "Split": 2}
 
@@ -84,7 +97,7 @@ TOPS = {"LSTMUnit": 2, "Slice": 2, "Split": 2}
 def test_gradients_are_derivatives(case: str) -> None:
     """Of bottoms and parameters, by finite differences in float64."""
     kind, shapes, more = SMOOTH[case]
-    last = [LAST[kind]] if kind in LAST else []
+    last = [LAST[key] for key in dict.fromkeys((kind, case)) if key in LAST]
     net = net_of(kind, [*shapes, *(tuple(x.shape) for x in last)], more, tops=TOPS.get(kind, 1))
     if kind == "BatchNorm":
         with torch.no_grad():
@@ -275,7 +288,15 @@ def test_layers_without_a_gradient_have_none() -> None:
 
 
 ELSEWHERE = {"InfogainLoss", "Embed", "Parameter", "Dropout", "LSTM", "RNN"}  # the tests above
-NOT_DIFFERENTIABLE = {"Accuracy", "ArgMax", "DummyData", "HDF5Output", "Silence", "Threshold"}
+NOT_DIFFERENTIABLE = {
+    "Accuracy",
+    "ArgMax",
+    "DummyData",
+    "EltwiseAccuracy",
+    "HDF5Output",
+    "Silence",
+    "Threshold",
+}
 
 
 def checked_types() -> set[str]:

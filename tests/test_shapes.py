@@ -17,7 +17,16 @@ from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
 from surgery.shapes import Shape, data_types, infer_shapes, known_types, needed_inputs
 
-FORKS = {"Interp"}  # layer types of forks of Caffe
+FORKS = {
+    "BN",
+    "DenseImageData",
+    "EltwiseAccuracy",
+    "ImageSegData",
+    "Interp",
+    "Unpooling",
+    "Upsample",
+    "WindowSegData",
+}  # layer types of forks of Caffe
 
 # fcn-nets.md: blob sizes of FCN-8s for a 500x500 input, as published.
 FCN8S_SIZES = {

@@ -31,8 +31,8 @@ def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @fcn_command("net")
 @click.argument("name", required=False)
 @click.option("--list", "listing", is_flag=True, help="List the nets with their splits.")
-@click.option("--split", default="deploy", show_default=True, help="train, val, trainval, test or deploy.")
-@click.option("--size", type=Size(), default=None, help="Input size of the deploy form. [default: 500x500]")
+@click.option("--split", default="deploy", show_default=True, help="Which form; --list names them.")
+@click.option("--size", type=Size(), default=None, help="Input size. [default: 500x500, or the net's own]")
 @click.option("--out", default=None, metavar="FILE", help="Write the prototxt here. [default: print it]")
 @form_options
 @force_option
@@ -69,7 +69,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print_json([
             {"name": name, "what": entry.words, "splits": list(entry.splits), "published": entry.published,
-             "classes": entry.data.classes if entry.data else None, "starts_from": list(entry.starts_from)}
+             "classes": entry.classes, "starts_from": list(entry.starts_from)}
             for name, entry in NETS.items()
         ])  # fmt: skip
         return

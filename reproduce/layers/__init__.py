@@ -6,9 +6,11 @@ A type of your own is a subclass of `Layer` and a rule for its shapes, entered w
 from __future__ import annotations
 
 from reproduce.layers import (
+    bn,
     convolution,
     data,
     database,
+    eltwise_accuracy,
     loss,
     neuron,
     normalization,
@@ -17,6 +19,7 @@ from reproduce.layers import (
     resize,
     shape,
     sources,
+    unpooling,
 )
 from reproduce.layers.base import Layer
 from surgery.layer_shapes import Rule, same
@@ -26,6 +29,7 @@ LAYERS: dict[str, type[Layer]] = {
     "AbsVal": neuron.AbsVal,
     "Accuracy": loss.Accuracy,
     "ArgMax": shape.ArgMax,
+    "BN": bn.BN,
     "BNLL": neuron.BNLL,
     "BatchNorm": normalization.BatchNorm,
     "BatchReindex": shape.BatchReindex,
@@ -40,6 +44,7 @@ LAYERS: dict[str, type[Layer]] = {
     "DummyData": data.DummyData,
     "ELU": neuron.ELU,
     "Eltwise": shape.Eltwise,
+    "EltwiseAccuracy": eltwise_accuracy.EltwiseAccuracy,
     "Embed": convolution.Embed,
     "EuclideanLoss": loss.EuclideanLoss,
     "Exp": neuron.Exp,
@@ -78,6 +83,8 @@ LAYERS: dict[str, type[Layer]] = {
     "TanH": neuron.TanH,
     "Threshold": neuron.Threshold,
     "Tile": shape.Tile,
+    "Unpooling": unpooling.Unpooling,
+    "Upsample": unpooling.Upsample,
 }
 
 # Layers that bring data in: what reads it when a call gives none of their tops.

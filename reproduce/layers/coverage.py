@@ -27,6 +27,7 @@ FACTS: dict[str, Fact] = {
     "AbsVal": Fact("PyTorch's; gradient 0 at 0 in both"),
     "Accuracy": Fact("a tie counts as wrong; a label out of range is an error", backward=False),
     "ArgMax": Fact("the larger index wins a tie, PyTorch's choice is open", backward=False),
+    "BN": Fact("of DeconvNet's fork: PyTorch's kernel on the batch's statistics, or scale and shift alone"),
     "BNLL": Fact("PyTorch's log-sigmoid, mirrored"),
     "BatchNorm": Fact(
         "PyTorch's kernel with Caffe's unnormalised sums and their factor (0 means mean and variance 0)",
@@ -40,11 +41,15 @@ FACTS: dict[str, Fact] = {
     "Convolution": Fact("PyTorch's, 1 to 3 spatial axes; a kernel a little over its input makes one output"),
     "Crop": Fact("a view"),
     "Data": Fact("LMDB only; see Sources", "TRAIN crops at random", backward=False),
+    "DenseImageData": Fact("of SegNet's fork; not read: its tops are inputs", backward=False),
     "Deconvolution": Fact("PyTorch's, 1 to 3 spatial axes"),
     "Dropout": Fact("PyTorch's, each value alone; another generator than Caffe's", "the identity in TEST"),
     "DummyData": Fact("Caffe's distributions from another generator", backward=False),
     "ELU": Fact("PyTorch's"),
     "Eltwise": Fact("MAX: the second of the first two bottoms wins a tie; PROD: always the stable gradient"),
+    "EltwiseAccuracy": Fact(
+        "of DeconvNet's fork; of equal scores the higher class is better", backward=False
+    ),
     "Embed": Fact("PyTorch's; an index out of range is an error"),
     "EuclideanLoss": Fact("half the squares over the batch size"),
     "Exp": Fact("PyTorch's exponential, base and shift folded in as Caffe does"),
@@ -57,6 +62,7 @@ FACTS: dict[str, Fact] = {
     "ImageData": Fact(
         "resized within one grey level of OpenCV; see Sources", "TRAIN crops at random", backward=False
     ),
+    "ImageSegData": Fact("of DeconvNet's fork; not read by the net: its tops are inputs", backward=False),
     "InfogainLoss": Fact("bounded logarithm with an unbounded gradient; the matrix itself gets none"),
     "InnerProduct": Fact("PyTorch's, over all axes from `axis` on, and transposed weights"),
     "Input": Fact("given by name in the call", backward=False),
@@ -78,7 +84,8 @@ FACTS: dict[str, Fact] = {
     "Parameter": Fact("the blob itself"),
     "Pooling": Fact(
         "PyTorch's kernels; its own padding and windows where stride is over the kernel or padding over half "
-        "of it; NaN never wins; empty windows have gradient 0 (Caffe writes out of bounds)",
+        "of it; NaN never wins; empty windows have gradient 0 (Caffe writes out of bounds); masks are "
+        "exact in any precision",
         "STOCHASTIC draws in TRAIN, takes the weighted mean in TEST",
     ),
     "Power": Fact("PyTorch's power; the true derivative where Caffe's is 0 / 0"),
@@ -105,7 +112,12 @@ FACTS: dict[str, Fact] = {
     "TanH": Fact("PyTorch's"),
     "Threshold": Fact("1 above the threshold, else 0", backward=False),
     "Tile": Fact("PyTorch's"),
+    "Unpooling": Fact(
+        "of DeconvNet's fork, by a mask, MAX, AVE or TILE; a mask out of range is an error; see deconvnet.md"
+    ),
+    "Upsample": Fact("of SegNet's fork: Unpooling by a mask"),
     "WindowData": Fact("not read: its tops are inputs, given by name", backward=False),
+    "WindowSegData": Fact("of DeconvNet's fork; not read by the net: its tops are inputs", backward=False),
 }
 
 HEAD = """# Every layer of BVLC Caffe 1.0

@@ -4,7 +4,8 @@ Follows `pooling_layer.cpp` and `spp_layer.cpp` of BVLC/caffe at 9b891540. Where
 terms, PyTorch's kernel runs; it differs in three places. It refuses padding above half a kernel and drops
 windows that begin beyond the input, so there the padding is made first. It lets NaN win and starts at minus
 infinity where Caffe's `x > -FLT_MAX` lets neither in: a pass over the (smaller) result finds these, and only
-then is the input cleaned. While a graph is being exported this last check is left out.
+then is the input cleaned. While a graph is being exported this last check is left out. A mask, the second top
+of MAX, stays exact in half precision: it is float32 then.
 Departure: windows without a value have gradient zero (Caffe writes beyond its memory).
 """
 
@@ -47,7 +48,7 @@ class Pooling(Layer):
         if not self.mask:
             return [max_pool(x, window, self.floor)]
         y, indices = max_pool_indices(x, window, self.floor)
-        return [y, indices.to(x.dtype)]
+        return [y, indices.to(mask_dtype(x))]
 
 
 class SPP(Layer):
@@ -89,13 +90,29 @@ def max_pool(x: Tensor, window: Window, floor: bool = False) -> Tensor:
 
 
 def max_pool_indices(x: Tensor, window: Window, floor: bool = False) -> tuple[Tensor, Tensor]:
-    """`max_pool` and the places of the winners in each H x W plane; -1 where a window has no value."""
+    """`max_pool` and the places h * W + w of the winners in each plane; -1 where a window has no value.
+
+    Of equal values the first in raster order wins.
+    """
     out = pool_size((x.shape[2], x.shape[3]), window, floor)
+    if _torch_agrees((x.shape[2], x.shape[3]), out, window, floor):
+        y, flat = nnf.max_pool2d(
+            x, window.kernel, window.stride, window.pad, 1, not floor, return_indices=True
+        )
+        if _ordinary(y):
+            return y, flat
     (top, bottom), (left, right) = _margins((x.shape[2], x.shape[3]), out, window)
     clean = nnf.pad(_cleaned(x), (left, right, top, bottom), value=-FLT_MAX)
     y, flat = nnf.max_pool2d(clean, window.kernel, window.stride, return_indices=True)
     row, column = flat // clean.shape[3] - top, flat % clean.shape[3] - left
     return y, torch.where(y > -FLT_MAX, row * x.shape[3] + column, -1)
+
+
+def mask_dtype(x: Tensor) -> torch.dtype:
+    """The floating dtype of a mask of x: x's own where that is exact for every place of a plane."""
+    places = x.shape[2] * x.shape[3]
+    wide = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    return wide if places <= 1 << 24 else torch.float64
 
 
 def average_pool(x: Tensor, window: Window, floor: bool = False) -> Tensor:

@@ -21,13 +21,14 @@ from reproduce.nets.data import CHANNELS, Data
 from reproduce.nets.fcn import early_fusion, late_fusion, pool4_alone, two_headed, vgg_fcn
 from reproduce.nets.googlenet import fcn_googlenet, googlenet
 from reproduce.nets.resnet import fcn_resnet34, resnet34
+from reproduce.nets.deconvnet import CLASSES, RELEASED, SOLVERS, deconvnet, deconvnet_solver
 from reproduce.nets.solvers import Recipe, make_solver
 from reproduce.nets.vgg import vgg16
 from surgery.deploy import deploy_net
 
 __all__ = ["NETS", "Entry", "Form", "find", "make_net", "named_solver"]
 
-Build = Callable[[str, Form], NetParameter]
+Build = Callable[..., NetParameter]  # (split, form), or of a net with splits of its own (split, form, side)
 
 DEPLOY = "deploy"
 SIZE = (500, 500)  # of the published deploy net
@@ -36,8 +37,24 @@ SIZE = (500, 500)  # of the published deploy net
 @dataclass(frozen=True)
 class Entry:
     """One net: `build(split, form)`, what it is, and for an FCN its data, solver recipe and predecessors.
+@dataclass(frozen=True)
+class Own:
+    """What a net has that is built whole in each of its splits, data layers included, for square crops.
 
-    `starts_from` names one net, or one for each stream. `published`: its prototxts were.
+    `solvers` are the splits that `solver` has one for.
+    """
+
+    splits: tuple[str, ...]
+    classes: int
+    solvers: tuple[str, ...]
+    solver: Callable[[str], SolverParameter]
+
+
+
+    `own`: it is no FCN and no classifier, but has splits of its own.
+
+    `starts_from` names one net, or one for each stream. `published`: its prototxts were. `size` is that of
+    the deploy form's pictures, where none is given.
     """
 
     build: Build
@@ -48,13 +65,22 @@ class Entry:
 
     @property
     def splits(self) -> tuple[str, ...]:
+    size: tuple[int, int] = SIZE
+    own: Own | None = None
         """What `make_net` takes as split."""
         return (*self.data.splits, DEPLOY) if self.data else (DEPLOY,)
 
     @property
+        if self.own:
+            return self.own.splits
     def published(self) -> bool:
-        """Whether the reference shipped this FCN's prototxts."""
-        return self.recipe is not None and self.recipe.published
+        """Whether the reference shipped this net's prototxts."""
+        return self.own is not None or (self.recipe is not None and self.recipe.published)
+
+    @property
+    def classes(self) -> int | None:
+        """Published number of classes that it labels pixels with; None of a classifier."""
+        return self.own.classes if self.own else self.data.classes if self.data else None
 
 
 def make_net(
@@ -74,6 +100,10 @@ def make_net(
             raise NetError(f"split {split}", "a size was given", f"none but for {DEPLOY}",
                            "its data layer takes pictures as they come")  # fmt: skip
         return entry.build(split, form)
+    if entry.own:
+        if size is not None and size[0] != size[1]:
+            raise NetError("size", f"{size[0]}x{size[1]}", f"a square: {name} takes crops")
+        return entry.build(split, form, *([size[0]] if size else []))
     if entry.data is None:
         return _classifier(entry, size, form)
     net = entry.build(next(iter(entry.data.splits)), form)
@@ -81,14 +111,22 @@ def make_net(
     return deploy_net(net, shapes, keep_dropout=False)
 
 
-def named_solver(name: str) -> SolverParameter:
-    """The solver of the FCN `name`. NetError for a net that has none."""
+def named_solver(name: str, split: str | None = None) -> SolverParameter:
+    """The solver of the FCN `name`, or of a split of deconvnet. NetError for a net that has none."""
     entry = find(name)
     if entry.recipe is None or entry.data is None:
-        have = ", ".join(key for key, other in NETS.items() if other.recipe)
+        have = ", ".join(key for key, other in NETS.items() if other.recipe or other.own)
         raise NetError(name, "a classifier, which has no solver here", f"one of {have}")
     train, score = entry.data.splits
     return make_solver(entry.recipe, (train, score))
+    if entry.own:
+        wanted = " or ".join(entry.own.solvers)
+        if split not in entry.own.solvers:
+            found = f"split {split}" if split else "no split"
+            raise NetError(f"solver of {name}", found, wanted, "name the split")
+        return entry.own.solver(split)
+    if split is not None:
+        raise NetError(f"solver of {name}", f"split {split}", "none: it has one solver")
 
 
 def find(name: str) -> Entry:
@@ -171,6 +209,9 @@ NETS: dict[str, Entry] = {
         fixed=True),
     "voc-fcn-pool4": Entry(
         partial(pool4_alone, data.VOC), "ablation: scores of pool4 alone", data.VOC,
+    "deconvnet": Entry(
+        deconvnet, "PASCAL VOC, DeconvNet, crops of 224 x 224",
+        own=Own(tuple(RELEASED), CLASSES, tuple(SOLVERS), deconvnet_solver)),
         solvers.ours(solvers.VOC_16S), ("voc-fcn32s",)),
     "voc-fcn8s-learned": _vgg(
         data.VOC, 8, solvers.ours(solvers.VOC_8S), "voc-fcn16s",
