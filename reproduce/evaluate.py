@@ -22,6 +22,7 @@ from reproduce.data.loading import Feed
 from reproduce.data.sampling import ListOrder
 from reproduce.net import Net
 from reproduce.nets import Form, find
+from reproduce.precision import Precision
 from reproduce.run_files import DataChoice, open_for, score_net
 from reproduce.score import Scores, histogram, score
 from reproduce.visualize import write_label_png
@@ -76,20 +77,22 @@ def evaluate(
     out: Path | None = None,
     step: Callable[[], None] | None = None,
     force: bool = False,
+    precision: Precision | None = None,
 ) -> Evaluation:
     """Score a net in phase TEST, with its loss, on the first `pictures` batches of one picture.
 
-    `out`: a folder for label maps, ID.png (of the first head; of others ID_LABEL.png). NetError, FileError,
-    FormatError.
+    `out`: a folder for label maps, ID.png (of the first head; of others ID_LABEL.png). `precision` is what
+    the net was prepared for. NetError, FileError, FormatError.
     """
     found = heads(net.definition)
     device = next(net.parameters()).device
+    precision = precision or Precision(device=device)
     keep = list(dict.fromkeys([*(head.scores for head in found), *net.loss_weights]))
     totals: list[torch.Tensor | None] = [None] * len(found)
     losses = torch.zeros((), dtype=torch.float64, device=device)
     for number in range(pictures):
         batch = feed(number)
-        with torch.no_grad():
+        with torch.no_grad(), precision.forward():
             blobs = net(**batch, keep=keep)
             losses += net.total_loss(blobs).double()
         for i, head in enumerate(found):

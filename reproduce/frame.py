@@ -121,14 +121,15 @@ class Shortcut:
         piece, rule = self.pieces[layer.name], RULES[type(layer)]
         framed = [x if isinstance(x, Framed) else _image(x) for x in bottoms]
         framed = [x.detach() if i in run.step.stops else x for i, x in enumerate(framed)]
-        if version not in self.rims:
-            self.rims[version] = _make_rim(layer, piece, framed, blobs)
+        rim = self.rims[version] if version in self.rims else _make_rim(layer, piece, framed, blobs)
+        if not torch.is_grad_enabled():  # with gradients a layer may run again, and must do the same
+            self.rims[version] = rim
         patches = [x.part(piece.reads, rule.outside(layer)) for x in framed]
         if in_place and run.overwrites and piece.window == POINT:
             region = layer.overwrite(patches[0], blobs)
         else:
             region = rule.run(layer, patches, blobs, _place_of(piece, framed[0]))
-        return Framed(region, self.rims[version], piece.layout)
+        return Framed(region, rim, piece.layout)
 
 
 class Frame:

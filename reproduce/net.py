@@ -24,6 +24,7 @@ from caffe_weights.export import read_weights
 from caffe_weights.filtering import filter_net, insert_splits
 from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
+from reproduce.checkpointing import run_in_stages
 from reproduce.dataflow import Dataflow, Plan, Run
 from reproduce.feeds import Feeds
 from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help, plain
@@ -85,6 +86,7 @@ class Net(nn.Module):
             self.definition = fill_crops(self.definition)
         self.phase: str = phase or caffe_pb2.Phase.Name(self.definition.state.phase)
         self.training = self.phase == "TRAIN"
+        self.tf32 = self.checkpointing = False  # `reproduce.precision`, `reproduce.checkpointing`
         self._like: Tensor  # dtype and device, also of a net without parameters
         self.register_buffer("_like", torch.empty(0), persistent=False)
         self._split = insert_splits(self.definition)
@@ -234,11 +236,14 @@ class Net(nn.Module):
             self._check(plan, shapes)
             shortcut = self._shortcut(plan, kept, shapes)
         if self._like.is_cuda:
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
         values: dict[int, Value] = {self._flow.inputs[name]: x for name, x in given.items()}
         in_place = not (torch.is_grad_enabled() or exporting)
-        for run in plan.runs:
-            self._run(run, values, in_place, shortcut)
+        if self.checkpointing and torch.is_grad_enabled():
+            run_in_stages(plan.runs, values, lambda run, live: self._run(run, live, in_place, shortcut))
+        else:
+            for run in plan.runs:
+                self._run(run, values, in_place, shortcut)
         return {name: plain(values[version]).contiguous() for name, version in plan.results.items()}
 
     def __repr__(self) -> str:

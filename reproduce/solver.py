@@ -33,6 +33,7 @@ from caffe_weights.weights import Weights
 from reproduce.learning_rate import LearningRate
 from reproduce.net import ArrayLike, Net
 from reproduce.optimizers import OPTIMIZERS, CaffeOptimizer
+from reproduce.precision import Precision
 from reproduce.snapshots import (
     carried_states,
     check_snapshots,
@@ -77,16 +78,21 @@ class Solver:
         *,
         folder: str | Path = "",
         device: str | torch.device = "cpu",
+        precision: str = "float32",
+        checkpoint: bool = False,
         **options: Any,
     ) -> None:
         """Build the nets of `solver`, whose files are looked for in `folder` first.
 
         `weights` are copied in by layer name, after those that the solver itself names; what they lack is
-        filled (random_seed fixes it, and seeds PyTorch's generator). `options` are those of `Net`:
-        input_shapes, crop. InputError or a kind of it for a solver, a net or weights that cannot be used.
+        filled (random_seed fixes it, and seeds PyTorch's generator). `precision` is one of
+        `reproduce.precision`, of the test nets too; with `checkpoint` the backward pass computes blobs again,
+        see `reproduce.checkpointing`. `options` are those of `Net`: input_shapes, crop. InputError or a kind
+        of it for a solver, a net or weights that cannot be used.
         """
         self.param, self.folder = upgrade_solver(solver), Path(folder)
         _check(self.param)
+        self.precision = Precision(precision, device)
         self.rank, self.processes = _place()
         self.rate = LearningRate(self.param)
         tests = test_definitions(self.param, self.folder)
@@ -101,6 +107,9 @@ class Solver:
             load_weights(self.net, source)
         self.test_nets = [make_test_net(item, self.net, options).to(device) for item in tests]
         self.net.to(device)
+        for net in (self.net, *self.test_nets):
+            self.precision.prepare(net)
+        self.net.checkpointing = checkpoint
         self._share_start()
         self.optimizer = make_optimizer(self.param, self.net)
         self.form = SolverParameter.SnapshotFormat.Name(self.param.snapshot_format)
@@ -111,7 +120,10 @@ class Solver:
         self._losses: list[float] = []
         self._first = 0  # the iteration of the first loss
         self.test_data: Sequence[Source] = ()
-        self.states: dict[str, Any] = {}
+        self.on_test: Callable[[int, dict[str, np.ndarray]], None] | None = None
+        self.states: dict[str, Any] = (
+            {} if self.precision.scaler is None else {"scaler": self.precision.scaler}
+        )
         self._shown = (0, time.monotonic())
 
     @classmethod
@@ -134,7 +146,7 @@ class Solver:
         for another number of batches, NetError for inputs that the net refuses.
         """
         batches = self._batches(batch)
-        self._test_if_due()
+        self.test_if_due()
         loss = self._accumulate(batches)
         self._smooth(loss)
         shown = self.param.display and self.iteration % self.param.display == 0
@@ -143,7 +155,7 @@ class Solver:
             self._show(rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self.precision.step(self.optimizer)
         self.iteration += 1
         self.passes += self.param.iter_size
         if self.param.snapshot and self.iteration % self.param.snapshot == 0:
@@ -163,7 +175,7 @@ class Solver:
             self.step(None if data is None else self.pull(data))
         if self.param.snapshot_after_train and not self._just_saved():
             self.snapshot()
-        self._test_if_due()
+        self.test_if_due()
 
     def pull(self, data: Source) -> list[Batch]:
         """The batches of the next iteration, of this process's part."""
@@ -179,7 +191,9 @@ class Solver:
         net, count = self.test_nets[index], self.param.test_iter[index]
         sums: dict[str, np.ndarray] = {}
         for number in range(count):
-            blobs = _outputs(net, data(number) if data is not None else {}, self.param.test_compute_loss)
+            with self.precision.forward():
+                batch = data(number) if data is not None else {}
+                blobs = _outputs(net, batch, self.param.test_compute_loss)
             for name, values in blobs.items():
                 if name in sums and sums[name].shape != values.shape:
                     raise InputError(f"test net {index}: output {name}", f"shapes {sums[name].shape} and "
@@ -260,9 +274,10 @@ class Solver:
         total = torch.zeros((), dtype=torch.float64)
         with torch.enable_grad():
             for batch in batches:
-                loss = self.net.total_loss(self.net(**batch, keep=self.net.loss_weights))
+                with self.precision.forward():
+                    loss = self.net.total_loss(self.net(**batch, keep=self.net.loss_weights))
                 if loss.requires_grad:
-                    loss.backward()
+                    self.precision.scaled(loss).backward()
                 total = total.to(loss.device) + loss.detach()
         if self.processes > 1:
             distributed.all_reduce(total)
@@ -292,7 +307,8 @@ class Solver:
         log.info("Iteration %d%s, loss = %.6g", self.iteration, speed, self.smoothed_loss)
         log.info("Iteration %d, lr = %.6g", self.iteration, rate)
 
-    def _test_if_due(self) -> None:
+    def test_if_due(self) -> None:
+        """Run the tests that Caffe makes at this iteration: log them, and tell them to `on_test`."""
         interval = self.param.test_interval
         if (
             not interval
@@ -305,7 +321,10 @@ class Solver:
             if data is None and net.fed:
                 continue
             log.info("Iteration %d, Testing net (#%d)", self.iteration, i)
-            for name, values in self.test(i, data).items():
+            found = self.test(i, data)
+            if self.on_test is not None:
+                self.on_test(i, found)
+            for name, values in found.items():
                 for value in values.reshape(-1)[:1000]:
                     log.info("    Test net output: %s = %.6g", name, value)
 

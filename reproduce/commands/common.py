@@ -71,6 +71,13 @@ weights_option = click.option(
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, ..."
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32", "bf16", "fp16"]),
+    default="float32",
+    show_default=True,
+    help="tf32: CUDA rounds the factors of products; bf16, fp16: convolutions in halves, losses in float32.",
+)
 crop_option = click.option(
     "--crop",
     type=click.Choice(["bvlc", "auto"]),

@@ -14,6 +14,7 @@ from reproduce.commands.common import (
     force_option,
     json_option,
     make_folder,
+    precision_option,
     print_json,
     progress,
     weights_option,
@@ -36,12 +37,14 @@ from reproduce.score import ABSENT_RULES, score
     "--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode."
 )
 @form_options
+@precision_option
 @device_option
 @force_option
 @json_option
 def command(
     name: str, weights_path: str, data: str, split: str, pictures: int, absent: str, out: str | None,
-    workers: int, narrow: int, fc: int | None, classes: int | None, device: str, force: bool, as_json: bool,
+    workers: int, narrow: int, fc: int | None, classes: int | None, precision: str, device: str, force: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Score the net NAME with its weights on a data set, picture by picture in the order of the list.
 
@@ -57,17 +60,20 @@ def command(
     from reproduce.data import parse_data
     from reproduce.evaluate import evaluate, published_net
     from reproduce.inference import pick_device
+    from reproduce.precision import Precision
     from reproduce.run_files import DataChoice, form_for
 
     kind, folder = parse_data(data)
     form, choice = form_for(name, kind, narrow, fc, classes), DataChoice(kind, folder, split)
-    net, feed = published_net(name, read_weights(weights_path), choice, form, pick_device(device), workers)
+    place = pick_device(device)
+    how = Precision(precision, place)
+    net, feed = published_net(name, read_weights(weights_path), choice, form, place, workers)
     dataset = feed.dataset
     count = min(pictures or len(dataset.ids), len(dataset.ids))
     if out is not None:
         make_folder(Path(out))
     with progress(f"scoring {name}", count) as step:
-        found = evaluate(net, feed, count, Path(out) if out else None, step, force)
+        found = evaluate(how.prepare(net), feed, count, Path(out) if out else None, step, force, how)
     feed.close()
     rows = [_head(head.scores, head.label, counts, absent, dataset) for head, counts in found.counts]
     report = {"net": name, "weights": weights_path, "data": data, "split": dataset.split.name,
