@@ -37,6 +37,8 @@ GRAY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 class Data(Source):
     """Items and labels of an LMDB."""
 
+    places = ("next",)
+
     def __init__(self, definition: LayerParameter, phase: str) -> None:
         super().__init__(definition, phase)
         self.param = definition.data_param

@@ -2,7 +2,8 @@
 
 Follows `hdf5_data_layer.cpp`, `image_data_layer.cpp` and `memory_data_layer.cpp` of BVLC/caffe at 9b891540.
 A source is asked for a batch when a call of the net gives none of its tops, and goes on where it stopped;
-nothing is read ahead. Departures: chance comes from PyTorch's generator; files of unlike shapes, missing
+nothing is read ahead. Departures: what a list names is looked for beside the list where the working directory
+has it not; chance comes from PyTorch's generator; files of unlike shapes, missing
 pictures and unreadable lines are errors, which Caffe skips or reads beyond; a picture that is resized is
 rounded to whole grey levels from exact weights, where OpenCV has its own of 11 bits (one level apart).
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ MOST_LIST_BYTES = 1 << 28
 class Source:
     """One layer that brings data in. `read` gives the next batch, one float32 array a top."""
 
+    places: ClassVar[tuple[str, ...]] = ()  # attributes that say where it stands
+
     def __init__(self, definition: LayerParameter, phase: str) -> None:
         self.definition, self.phase = definition, phase
         self.where = f"layer {definition.name} ({definition.type})"
@@ -49,6 +52,15 @@ class Source:
         """The next batch."""
         raise NotImplementedError
 
+    def position(self) -> dict[str, Any]:
+        """Where it stands, in plain values: what `go_to` needs to read on from here."""
+        return {name: getattr(self, name) for name in self.places}
+
+    def go_to(self, position: dict[str, Any]) -> None:
+        """Go on from a position, of this source with the same files. FileError, FormatError."""
+        for name in self.places:
+            setattr(self, name, position[name])
+
     def batch(self, size: int) -> int:
         """A batch_size, checked."""
         if size < 1:
@@ -58,6 +70,8 @@ class Source:
 
 class HDF5Data(Source):
     """Datasets of the files in a list, each top the dataset of its name; rows cross from file to file."""
+
+    places = ("files", "file", "rows", "row")
 
     def __init__(self, definition: LayerParameter, phase: str) -> None:
         super().__init__(definition, phase)
@@ -86,12 +100,22 @@ class HDF5Data(Source):
             self._step()
         return [np.stack(top) for top in tops]
 
+    def go_to(self, position: dict[str, Any]) -> None:
+        super().go_to(position)
+        if self.files:
+            self.arrays = read_datasets(self.files[self.file], list(self.definition.top))
+            if len(self.rows) != len(self.arrays[0]):
+                found = f"{len(self.arrays[0])} rows"
+                raise FormatError(self.files[self.file], found, f"{len(self.rows)}, as it had", "restore it")
+
     def _open(self) -> None:
         if self.files:
             return
-        files = [word for _, line in _lines(self.source) for word in line.split()]
+        files = [near(word, self.source) for _, line in _lines(self.source) for word in line.split()]
         if not files:
             raise FormatError(f"{self.where}: {self.source}", "no file in this list", "one HDF5 file a line")
+        for name in files:
+            open_input(name).close()
         self.files = _mixed(files) if self.shuffle else files
         self._load()
 
@@ -118,6 +142,8 @@ class HDF5Data(Source):
 
 class ImageData(Source):
     """Pictures and labels by a list of `path label` lines."""
+
+    places = ("items", "at")
 
     def __init__(self, definition: LayerParameter, phase: str) -> None:
         super().__init__(definition, phase)
@@ -173,7 +199,7 @@ class ImageData(Source):
                 raise FormatError(where, repr(line[:60]), "a path, a space and a whole number") from None
 
     def _path(self, index: int) -> str:
-        return self.param.root_folder + self.items[index][0]
+        return near(self.param.root_folder + self.items[index][0], self.param.source)
 
     def _picture(self, index: int) -> np.ndarray:
         planes = to_planes(read_image(self._path(index)), "bgr" if self.param.is_color else "gray")
@@ -182,6 +208,8 @@ class ImageData(Source):
 
 class MemoryData(Source):
     """Arrays handed over with `reset`, a batch at a time, over and over."""
+
+    places = ("at",)
 
     def __init__(self, definition: LayerParameter, phase: str) -> None:
         super().__init__(definition, phase)
@@ -231,6 +259,12 @@ def read_datasets(path: str, names: Iterable[str]) -> list[np.ndarray]:
     if len(counts) > 1 or counts == {0}:
         raise FormatError(path, f"datasets of {', '.join(map(str, sorted(counts)))} rows", "equal numbers")
     return arrays
+
+
+def near(name: str, source: str) -> str:
+    """The file that a list names: as Caffe finds it, from the working directory, else beside the list."""
+    beside = os.path.join(os.path.dirname(source), name)
+    return beside if not os.path.exists(name) and os.path.exists(beside) else name
 
 
 def skipped(limit: int, where: str, count: int) -> int:
