@@ -18,6 +18,7 @@ import torch
 from caffe_weights.caffe_pb2 import LayerParameter, LossParameter, NetParameter, SolverParameter
 from caffe_weights.errors import InputError
 from reproduce.net import Net
+from reproduce.paper_options import BALANCED, SOFTMAX
 
 WEIGHTED = ("Convolution", "InnerProduct")
 MEASURED = ("SGD", "Nesterov")  # the other types divide by the size of the gradient
@@ -75,7 +76,7 @@ def _wrong_rate(
     if solver.type not in MEASURED or not solver.base_lr or solver.momentum >= 1:
         return
     for layer in net.layer:
-        label = shapes.get(layer.bottom[1]) if layer.type == "SoftmaxWithLoss" else None
+        label = shapes.get(layer.bottom[1]) if layer.type in (SOFTMAX, BALANCED) else None
         if label is None or prod(label[2:]) == 1:
             continue
         pixels, summed = prod(label[1:]), _summed(layer)

@@ -6,7 +6,7 @@ train.prototxt the net with the data layer that the run reads from, deploy.proto
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from caffe_weights.errors import FileError, InputError
 from caffe_weights.files import as_file_error, replace_file
 from caffe_weights.prototxt import format_net, format_solver
 from caffe_weights.weights import Weights
+from reproduce.balance import RULES, class_weights, gain_matrix, write_class_weights
 from reproduce.data import DATASETS, Dataset, open_data, parse_data
 from reproduce.data.python_layers import own_layer
 from reproduce.nets import Entry, Form, find, make_net, named_solver
+from reproduce.paper_options import PaperOptions, balance_losses, losses, parse_momentum
 from surgery.interpolation import bilinear_weights
 from surgery.shapes import infer_shapes
 
@@ -87,8 +89,11 @@ def score_dataset(name: str, data: str | None, choice: DataChoice, split: str) -
     return dataset
 
 
-def train_net(name: str, form: Form, choice: DataChoice, init: str = "") -> NetParameter:
-    """The net to train, reading from our data layer; `init` is the filler of new weights, none by default."""
+def train_net(
+    name: str, form: Form, choice: DataChoice, init: str | None = None, paper: PaperOptions | None = None
+) -> NetParameter:
+    """The net to train, reading from our data layer, changed as `paper` says; `init` is the filler of new
+    weights, none by default."""
     entry = _fcn(name)
     assert entry.data is not None
     dataset, options = open_for(name, choice, DATASETS[choice.kind].train_split)
@@ -100,7 +105,49 @@ def train_net(name: str, form: Form, choice: DataChoice, init: str = "") -> NetP
     )
     if init:
         set_fillers(net, init)
+    if paper is not None:
+        paper.change(net)
     return net
+
+
+def balance_run(
+    out: Path,
+    net: NetParameter,
+    dataset: Dataset,
+    parts: Mapping[str, str],
+    rule: str,
+    step: Callable[[], None] | None = None,
+) -> None:
+    """Weight the classes in a net's losses by a rule of `reproduce.balance` or a file, and keep the weights
+    in the run's folder; `parts` are the data set's by blob.
+
+    What a run that has begun counted is not counted again. FileError where it has other weights.
+    """
+    gains = {}
+    for label in dict.fromkeys(layer.bottom[1] for layer in losses(net)):
+        stem = out.resolve() / f"balance-{rule if rule in RULES else 'file'}-{label}"
+        gains[label] = stem.with_suffix(".binaryproto")
+        begun = gains[label].exists() and (out / LOG).exists()
+        if begun and rule in RULES:
+            continue
+        weights = class_weights(rule, dataset, parts[label], step)
+        matrix = gain_matrix(weights)
+        if begun and gains[label].read_bytes() != matrix:
+            raise FileError(str(gains[label]), "the run has other class weights", "the same",
+                            "choose another --out")  # fmt: skip
+        make_folder(out)
+        write_class_weights(stem.with_suffix(".txt"), weights, dataset.class_names[parts[label]])
+        with replace_file(gains[label], force=True) as temporary:
+            temporary.write_bytes(matrix)
+    balance_losses(net, gains)
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a run. FileError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise as_file_error(out, error) from None
 
 
 def score_net(name: str, form: Form) -> NetParameter:
@@ -127,13 +174,30 @@ def interpolation(name: str, form: Form) -> Weights:
     return Weights({layer.name: [bilinear_weights(layer.params[0])] for layer in up})
 
 
-def solver_of(name: str, changes: Sequence[str]) -> SolverParameter:
-    """The published solver of a net with changes `field=value`, its net being train.prototxt."""
+def solver_of(name: str, changes: Sequence[str], seed: int | None = None) -> SolverParameter:
+    """The published solver of a net with changes `field=value`, its net being train.prototxt.
+
+    `seed` fixes what the net draws, where the changes do not.
+    """
     solver = named_solver(name)
+    if seed is not None:
+        solver.random_seed = seed
     for unused in ("test_net", "test_iter", "test_interval", "test_initialization"):
         solver.ClearField(unused)
     solver.train_net = TRAIN
     return changed(solver, changes)
+
+
+def adapted(solver: SolverParameter, momentum: str | None, batch: int, sample: float) -> SolverParameter:
+    """The solver with a momentum as `parse_momentum` reads it, for `batch` times iter_size pictures, and with
+    1 / `sample` times as many of them, rounded, where only that part of a loss's terms is kept."""
+    result = SolverParameter()
+    result.CopyFrom(solver)
+    if momentum is not None:
+        result.momentum = parse_momentum(momentum, batch * solver.iter_size)
+    if sample < 1:
+        result.iter_size = round(solver.iter_size / sample)
+    return result
 
 
 def changed(solver: SolverParameter, changes: Sequence[str]) -> SolverParameter:
@@ -160,8 +224,8 @@ def changed(solver: SolverParameter, changes: Sequence[str]) -> SolverParameter:
 def write_run(out: Path, name: str, form: Form, net: NetParameter, solver: SolverParameter) -> None:
     """Write the files of a run. FileError where another one has begun in this folder."""
     text = format_net(net)
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         there = (out / TRAIN).read_text(encoding="utf-8") if (out / LOG).exists() else text
     except OSError as error:
         raise as_file_error(out, error) from None

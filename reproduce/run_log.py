@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from caffe_weights.errors import FileError
+from caffe_weights.errors import FileError, InputError
 from caffe_weights.files import as_file_error, replace_file
 from reproduce.run_files import LOG
 
 CURVES = "curves.png"
+BOARD = "tensorboard"
 
 
 class RunLog:
@@ -22,8 +23,11 @@ class RunLog:
     `rows` are those of the file and those written since.
     """
 
-    def __init__(self, folder: Path, iteration: int = 0) -> None:
-        """Begin the log, or go on at an iteration: what a run that was killed logged beyond it is dropped."""
+    def __init__(self, folder: Path, iteration: int = 0, tensorboard: bool = False) -> None:
+        """Begin the log, or go on at an iteration: what a run that was killed logged beyond it is dropped.
+
+        With `tensorboard` all numbers also go to DIR/tensorboard.
+        """
         self.path = folder / LOG
         self.rows = [row for row in read_log(self.path) if _kept(row, iteration)] if iteration else []
         try:
@@ -32,6 +36,7 @@ class RunLog:
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise as_file_error(self.path, error) from None
+        self._board = _board(folder / BOARD, iteration) if tensorboard else None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row. FileError where the disk is full."""
@@ -41,10 +46,42 @@ class RunLog:
             self._file.flush()
         except OSError as error:
             raise FileError(str(self.path), str(as_file_error("", error))) from None
+        if self._board is not None:
+            for name, value in numbers(row).items():
+                self._board.add_scalar(name, value, row["iteration"])
 
     def close(self) -> None:
         """No more rows will come."""
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def check_tensorboard() -> None:
+    """InputError where the package tensorboard is not installed."""
+    _writer()
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a row says in single numbers, by name: `loss`, `mean_iu`, `test/0/accuracy`."""
+    found = {name: value for name, value in row.items() if name not in ("iteration", "test_net", "test")}
+    tests = row.get("test", {}).items()
+    found |= {f"test/{row['test_net']}/{name}": value for name, value in tests}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _board(folder: Path, iteration: int) -> Any:
+    """A writer that goes on at an iteration: what was written beyond it is hidden."""
+    return _writer()(str(folder), purge_step=iteration or None)
+
+
+def _writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--tensorboard", "the package tensorboard is not installed", "it",
+                         "pip install 'fcn-reproduce[tensorboard]'") from None  # fmt: skip
+    return SummaryWriter
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from reproduce.net import Net
 FORMATS = {"BINARYPROTO": (".caffemodel", EXTENSIONS[0]), "HDF5": (".caffemodel.h5", EXTENSIONS[1])}
 RESUME = ".resume.pt"
 _STATE = re.compile(r"(?P<stem>.*_iter_(?P<iter>[0-9]+))\.solverstate(\.h5)?")
+_PART = re.compile(r"(?P<iter>[0-9]+)\.((solverstate|caffemodel)(\.h5)?|resume\.pt)")
 
 
 def write_snapshot(stem: str, form: str, net: Net, state: SolverState, resume: dict[str, Any]) -> Path:
@@ -117,6 +118,37 @@ def latest_snapshot(prefix: PathLike) -> Path | None:
         if match and path.name == f"{start.name}{match['iter']}{path.name[match.end('iter') :]}":
             found.append((int(match["iter"]), path.stat().st_mtime_ns, path))
     return max(found)[2] if found else None
+
+
+def prune_snapshots(prefix: PathLike, keep: int) -> list[Path]:
+    """Remove all snapshots PREFIX_iter_N.* but the `keep` of the most updates; the files removed.
+
+    A snapshot without its solver state is none, and goes too, if a complete one has more updates. Of each the
+    solver state goes first, so that what is left of it, should this be cut short, is taken for no snapshot.
+    FileError.
+    """
+    start = Path(f"{os.fspath(prefix)}_iter_")
+    files: dict[int, list[Path]] = {}
+    for path in sorted(start.parent.glob("*")) if start.parent.is_dir() else ():
+        match = _PART.fullmatch(path.name.removeprefix(start.name))
+        if match and path.name.startswith(start.name):
+            files.setdefault(int(match["iter"]), []).append(path)
+    complete = sorted(number for number, paths in files.items() if any(map(_is_state, paths)))
+    if len(complete) < 1 or keep < 1:
+        return []
+    kept = complete[-keep:]
+    old = [path for number, paths in files.items() if number not in kept and number < kept[-1]
+           for path in sorted(paths, key=_is_state, reverse=True)]  # fmt: skip
+    for path in old:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise as_file_error(path, error) from None
+    return old
+
+
+def _is_state(path: Path) -> bool:
+    return _STATE.fullmatch(path.name) is not None
 
 
 def find_learned_net(state: SolverState, path: PathLike) -> Path | None:

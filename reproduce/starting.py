@@ -9,7 +9,7 @@ fully connected layers change their shape, and only into convolutions of as many
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -64,13 +64,21 @@ class Start:
     report: StartReport
 
 
-def start(name: str, sources: Sequence[Weights], form: Form | None = None, expand: bool = False) -> Start:
+def start(
+    name: str,
+    sources: Sequence[Weights],
+    form: Form | None = None,
+    expand: bool = False,
+    change: Callable[[NetParameter], None] | None = None,
+) -> Start:
     """Starting weights of net `name` from `sources`, one for each predecessor in order.
 
     `form` is that of the net, and of the predecessors but for their classes. `expand`: score layers with
     fewer classes than the net keep these as its first, the rest is zero, and a source may also be the net
-    itself with fewer classes. Arrays are views of the sources' where they are unchanged. WeightsError where
-    a source is no predecessor, lacks a layer, or has a blob or number of classes that does not fit.
+    itself with fewer classes. `change` is what a run changes in the published net: interpolation that learns
+    is the predecessor's and not made anew. Arrays are views of the sources' where they are unchanged.
+    WeightsError where a source is no predecessor, lacks a layer, or has a blob or number of classes that does
+    not fit.
     """
     form = form or Form()
     entry = find(name)
@@ -80,6 +88,8 @@ def start(name: str, sources: Sequence[Weights], form: Form | None = None, expan
         for wanted, weights in zip(entry.starts_from, sources, strict=True)
     )
     net = make_net(name, entry.splits[0], form=form)
+    if change is not None:
+        change(net)
     shapes = _param_shapes(name, form)
     report = StartReport(name, predecessors, tuple(weights.source for weights in sources))
     joined = _joined(name, sources, report)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
 from caffe_weights.errors import FileError, InputError
@@ -27,17 +27,18 @@ from caffe_weights.weights import Weights
 from reproduce.data.base import Dataset
 from reproduce.data.loading import Feed
 from reproduce.data.net_source import NetSource, net_source, part_of
-from reproduce.data.sampling import ListOrder
+from reproduce.data.sampling import SEED, ListOrder
 from reproduce.evaluate import evaluate
 from reproduce.net import Net
 from reproduce.preflight import preflight, refuse
 from reproduce.run_files import LOG
-from reproduce.run_log import CURVES, RunLog, draw_curves
-from reproduce.snapshots import latest_snapshot
+from reproduce.run_log import CURVES, RunLog, check_tensorboard, draw_curves
+from reproduce.snapshots import latest_snapshot, prune_snapshots
 from reproduce.solver import Solver
-from reproduce.solver_nets import train_definition
+from reproduce.solver_nets import test_definitions, train_definition
 
 PREFIX = "snapshot/train"  # below the folder of a run
+Values = dict[str, Any]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,21 +55,24 @@ class Scoring:
 
 @dataclass
 class Result:
-    """How a run ended: `stopped` by a signal or at max_iter, the last snapshot, the last scores."""
+    """How a run ended: `stopped` by a signal or at max_iter, the last snapshot, the last scores, and the last
+    outputs of each of the solver's test nets."""
 
     iteration: int
     loss: float
     snapshot: Path | None
     stopped: bool = False
     scores: dict[str, float] = field(default_factory=dict)
+    tests: list[Values] = field(default_factory=list)
 
 
 class Training:
     """A run in the folder `out`.
 
     `solver` has its nets in itself or names files that lie in `folder`; its snapshot_prefix is set to `out`.
-    `weights` are the start. With `resume` the run goes on from its last snapshot, where there is one.
-    InputError and its kinds for all that is found wrong before the first iteration.
+    `weights` are the start. With `resume` the run goes on from its last snapshot, where there is one; `keep`
+    is how many snapshots stay, 0 all. Precision and checkpoint are those of `Solver`. InputError and its
+    kinds for all that is found wrong before the first iteration.
     """
 
     def __init__(
@@ -82,28 +86,40 @@ class Training:
         scoring: Scoring | None = None,
         resume: bool = False,
         check: bool = True,
+        precision: str = "float32",
+        checkpoint: bool = False,
+        keep: int = 0,
+        tensorboard: bool = False,
     ) -> None:
         solver = _for_folder(solver, out)
         check_new(out, resume)
+        if tensorboard:
+            check_tensorboard()
         found = latest_snapshot(solver.snapshot_prefix)
-        self.out, self.workers, self.scoring = out, workers, scoring
+        self.out, self.workers, self.scoring, self.keep = out, workers, scoring, keep
+        self.tensorboard, self.tests, self._stop = tensorboard, {}, False  # type: bool, dict[int, Values], bool
         self.source = _source(solver, folder, workers)
         shapes = {name: tuple(blob.shape) for name, blob in self.source(0).items()}
-        self.solver = Solver(solver, weights, folder=folder, device=device, input_shapes=shapes)
+        self.solver = Solver(
+            solver, weights, folder=folder, device=device, precision=precision, checkpoint=checkpoint,
+            input_shapes=shapes,
+        )  # fmt: skip
+        self.solver.states |= self.source.states()
+        self.solver.test_data = _test_sources(solver, folder)
         if found is not None:
             self.solver.restore(found)
         if check:
             refuse(preflight(self.solver.net, self.solver.param, shapes))
         self.snapshot: Path | None = found
-        self._score_net = None if scoring is None else _score_net(scoring, self.solver.net, device)
-        self._stop = False
+        self._score_net = None if scoring is None else self._share(scoring)
 
     def run(self, step: Callable[[dict[str, Any]], None] | None = None) -> Result:
         """Train to max_iter; `step` gets each row of the log. InputError where the loss is no number."""
         solver, scores, loss = self.solver, {}, math.nan
         main = solver.rank == 0
         self.out.mkdir(parents=True, exist_ok=True)
-        log = RunLog(self.out, solver.iteration) if main else None
+        log = RunLog(self.out, solver.iteration, self.tensorboard) if main else None
+        solver.on_test = lambda index, values: self._tested(log, index, values, step)
         with _signals(self._ask_to_stop):
             while solver.iteration < solver.param.max_iter and not self._stop:
                 row = self._iteration()
@@ -115,14 +131,15 @@ class Training:
                     scores = self._score()
                     self._tell(log, {"iteration": solver.iteration, **scores}, step)
         self._finish(log)
-        return Result(solver.iteration, loss, self.snapshot, self._stop, scores)
+        tests = [self.tests[index] for index in sorted(self.tests)]
+        return Result(solver.iteration, loss, self.snapshot, self._stop, scores, tests)
 
     def _iteration(self) -> dict[str, Any]:
         solver, start = self.solver, time.perf_counter()
         number, rate = solver.iteration, solver.rate(solver.iteration)
         loss = solver.step(solver.pull(self.source))
         if solver.param.snapshot and solver.iteration % solver.param.snapshot == 0:
-            self.snapshot = latest_snapshot(solver.param.snapshot_prefix)
+            self._saved()
         seconds = time.perf_counter() - start
         return {"iteration": number, "loss": loss, "smoothed_loss": solver.smoothed_loss, "lr": rate,
                 "seconds": round(seconds, 6)}  # fmt: skip
@@ -138,7 +155,7 @@ class Training:
         assert self._score_net is not None
         feed = Feed(scoring.dataset, scoring.blobs, ListOrder(len(scoring.dataset.ids)), workers=self.workers)
         count = min(scoring.pictures or len(scoring.dataset.ids), len(scoring.dataset.ids))
-        found = evaluate(self._score_net, feed, count)
+        found = evaluate(self._score_net, feed, count, precision=self.solver.precision)
         feed.close()
         return {**found.scores().metrics(), "test_loss": found.loss}
 
@@ -146,11 +163,38 @@ class Training:
         solver = self.solver
         last = self.snapshot
         if last is None or f"_iter_{solver.iteration}." not in last.name:
-            self.snapshot = solver.snapshot()
+            solver.snapshot()
+            self._saved()
+        if solver.iteration == solver.param.max_iter:
+            solver.test_if_due()
         self.source.close()
         if log is not None:
             log.close()
             draw_curves(log.rows, self.out / CURVES, self.out.name)
+
+    def _saved(self) -> None:
+        """A snapshot is complete: from now on older ones may go."""
+        prefix = self.solver.param.snapshot_prefix
+        self.snapshot = latest_snapshot(prefix)
+        if self.keep and self.solver.rank == 0:
+            prune_snapshots(prefix, self.keep)
+
+    def _share(self, scoring: Scoring) -> Net:
+        """The net that is scored, with the parameters of the one that is trained."""
+        train, device = self.solver.net, self.solver.precision.device
+        batch = Feed(scoring.dataset, scoring.blobs, ListOrder(len(scoring.dataset.ids)))(0)
+        shapes = {name: tuple(blob.shape) for name, blob in batch.items()}
+        net = Net(scoring.net, train.weights(), phase="TEST", input_shapes=shapes, strict=False).to(device)
+        net.share_with(train)
+        return self.solver.precision.prepare(net)
+
+    def _tested(
+        self, log: RunLog | None, index: int, values: dict[str, np.ndarray], step: Callable[..., None] | None
+    ) -> None:
+        self.tests[index] = {name: np.asarray(value).tolist() for name, value in values.items()}
+        self._tell(
+            log, {"iteration": self.solver.iteration, "test_net": index, "test": self.tests[index]}, step
+        )
 
     def _tell(self, log: RunLog | None, row: dict[str, Any], step: Callable[..., None] | None) -> None:
         if log is not None:
@@ -174,14 +218,15 @@ def place() -> tuple[int, int]:
 
 
 def _for_folder(solver: SolverParameter, out: Path) -> SolverParameter:
-    """The solver with its snapshots in a folder, and without tests, which read data layers of their own."""
+    """The solver with its snapshots in a folder, and without tests that never come due."""
     result = SolverParameter()
     result.CopyFrom(solver)
     result.snapshot_prefix = str(out / PREFIX)
     if not result.HasField("max_iter"):
         raise InputError("solver", "no max_iter", "the number of iterations", "pass --iterations")
-    for name in ("test_net", "test_net_param", "test_iter", "test_state", "test_interval"):
-        result.ClearField(name)
+    if not 0 < result.test_interval <= result.max_iter and not result.test_initialization:
+        for name in ("test_net", "test_net_param", "test_iter", "test_state", "test_interval"):
+            result.ClearField(name)
     return result
 
 
@@ -190,16 +235,20 @@ def _source(solver: SolverParameter, folder: Path, workers: int) -> NetSource:
     rank, processes = place()
     beside = definition.path.parent if definition.path else folder
     net = filter_net(definition.net, None)
-    return net_source(net, beside, workers, part_of(rank, processes, solver.iter_size))
+    return net_source(net, beside, workers, part_of(rank, processes, solver.iter_size), seed=_seed(solver))
 
 
-def _score_net(scoring: Scoring, train: Net, device: str) -> Net:
-    feed = Feed(scoring.dataset, scoring.blobs, ListOrder(len(scoring.dataset.ids)))
-    batch: dict[str, Tensor] = feed(0)
-    shapes = {name: tuple(blob.shape) for name, blob in batch.items()}
-    net = Net(scoring.net, train.weights(), phase="TEST", input_shapes=shapes, strict=False).to(device)
-    net.share_with(train)
-    return net
+def _test_sources(solver: SolverParameter, folder: Path) -> list[NetSource]:
+    """What the test nets read, each from its own data layers, without processes that read ahead."""
+    sources = []
+    for net, path in test_definitions(solver, folder):
+        beside = path.parent if path else folder
+        sources.append(net_source(filter_net(net, None), beside, phase="TEST", seed=_seed(solver)))
+    return sources
+
+
+def _seed(solver: SolverParameter) -> int:
+    return solver.random_seed if solver.random_seed >= 0 else SEED
 
 
 def _diverged(row: dict[str, Any], snapshot: Path | None) -> InputError:

@@ -26,6 +26,7 @@ from caffe_weights.upgrade import load_net, upgrade_net
 from caffe_weights.weights import Weights
 from reproduce.commands.train import RECIPES
 from reproduce.data import open_data
+from reproduce.data.loading import Feed
 from reproduce.data.net_source import net_source, part_of
 from reproduce.data.sampling import RandomOrder
 from reproduce.net import Net
@@ -329,8 +330,8 @@ def test_train_refuses(fcn: Fcn, tmp_path: Path) -> None:
 
 
 def test_a_net_without_data_layers_is_refused(tmp_path: Path) -> None:
-    net = parse_net('layer { name: "in" type: "HDF5Data" top: "x" }')
-    with pytest.raises(NetError, match="layer in: the type HDF5Data, which brings no data here"):
+    net = parse_net('layer { name: "in" type: "WindowData" top: "x" }')
+    with pytest.raises(NetError, match="layer in: the type WindowData, which brings no data here"):
         net_source(net, tmp_path)
 
 
@@ -361,4 +362,5 @@ def test_a_train_net_says_where_its_data_is(fcn: Fcn, tmp_path: Path) -> None:
     layer = read_net(tmp_path / "run/train.prototxt").layer[0]
     assert (layer.python_param.module, layer.python_param.layer) == ("reproduce.data", "camvid")
     source = net_source(read_net(tmp_path / "run/train.prototxt"))
-    assert source.feeds[0].order(0) == RandomOrder(3, 5)(0)
+    feed = source.feeds["data"]
+    assert isinstance(feed, Feed) and feed.order(0) == RandomOrder(3, 5)(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,30 @@ import click
 
 from caffe_weights.errors import InputError
 from reproduce.cli import EXIT_INTERRUPTED
-from reproduce.commands.common import device_option, fcn_command, json_option, print_json, say
+from reproduce.commands.common import (
+    device_option,
+    fcn_command,
+    json_option,
+    precision_option,
+    print_json,
+    progress,
+    say,
+)
 from reproduce.commands.net import form_options
+from reproduce.commands.train_options import (
+    data_options,
+    paper_options,
+    run_options,
+    score_options,
+    solver_options,
+)
+from reproduce.data import DATASETS
 from reproduce.nets import find
 
 if TYPE_CHECKING:
+    from caffe_weights.caffe_pb2 import NetParameter
     from reproduce.nets import Form
+    from reproduce.paper_options import PaperOptions
     from reproduce.run_files import DataChoice
     from reproduce.train import Result, Scoring, Training
 
@@ -29,55 +48,36 @@ RECIPES = {
 }
 
 
+# Options that a solver of one's own leaves no room for, with their defaults
+NAMED_ONLY: dict[str, Any] = {
+    "data": None, "init": None, "score_data": None, "score_every": 0, "batch": 1, "mirror": False,
+    "jitter": 0, "momentum": None, "balance": None, "sample": 1.0, "learn_interpolation": None,
+    "only_last": False,
+}  # fmt: skip
+
+
 @fcn_command("train")
 @click.argument("name", required=False)
 @click.option(
     "--recipe", type=click.Choice(list(RECIPES)), help="Nets one after the other, each from the last."
 )
 @click.option("--solver", "solver_path", metavar="FILE", help="Train by this Caffe solver instead of a name.")
-@click.option("--data", metavar="KIND:DIR", help="The data set; fcn data check KIND DIR looks at it.")
-@click.option("--split", default="", help="What to train on. [default: the published split of KIND]")
-@click.option("--from", "sources", multiple=True, metavar="WEIGHTS",
-              help="The predecessor's, as in fcn start; with --solver what to copy by name.")  # fmt: skip
-@click.option("--init", type=click.Choice(["xavier", "msra"]), help="Random weights in place of --from.")
-@click.option(
-    "--expand-score", "expand", is_flag=True, help="As in fcn start: keep fewer classes as the first."
-)
-@click.option("--out", required=True, metavar="DIR", help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on from the last snapshot in DIR; begin if there is none.")
-@click.option("--iterations", type=click.IntRange(1), help="max_iter of the solver.")
-@click.option("--lr", metavar="X[,X...]", help="base_lr of the solver; of a recipe one for each net.")
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Any other field of the solver.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
-              help="Pictures of equal size in a batch.")  # fmt: skip
-@click.option("--mirror", is_flag=True, help="Flip half of the pictures.")
-@click.option("--jitter", type=click.IntRange(0), default=0, help="Move pictures by up to so many pixels.")
-@click.option(
-    "--seed", type=int, default=1337, show_default=True, help="Of the pictures' order; of --init too."
-)
-@click.option("--score-data", metavar="KIND:DIR", help="Score on this. [default: --data, with --score-every]")
-@click.option("--score-split", default="", help="[default: the split that KIND is scored on]")
-@click.option(
-    "--score-every",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Score each N iterations, and at the end. [default: the published number, with --score-data]",
-)
-@click.option(
-    "--score-pictures", type=click.IntRange(0), default=0, help="Only the first so many. [default: all]"
-)
-@click.option(
-    "--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode."
-)
-@click.option("--no-preflight", is_flag=True, help="Do not look for reasons why the loss would not fall.")
+@data_options
+@solver_options
+@paper_options
+@score_options
+@run_options
 @form_options
+@precision_option
 @device_option
 @json_option
 def command(
     name: str | None, recipe: str | None, solver_path: str | None, as_json: bool, **options: Any
 ) -> int:
     """Train the published net NAME with its published solver, of which each field can be set.
+
+    With --solver FILE train any net: its data comes from Caffe's data layers HDF5Data, ImageData and Data
+    (LMDB), or from Python layers of the reference; the tests that the solver asks for are made.
 
     DIR gets train.prototxt, solver.prototxt and deploy.prototxt, which say all of the run, log.jsonl (a row
     an iteration), curves.png, and snapshot/. Ctrl-C ends it after the iteration with a snapshot; --resume
@@ -87,14 +87,15 @@ def command(
     \b
     Keys of --json:
       runs   one for each net: net, out, iteration, stopped, loss, snapshot,
-             weights, seconds, scores (the four metrics and test_loss, or {})
+             weights, seconds, scores (the four metrics and test_loss, or {}),
+             tests (the last outputs of each test net of the solver, by blob)
     """
     from reproduce.train import place
 
     given = [item for item in (name, recipe, solver_path) if item is not None]
     if len(given) != 1:
         raise InputError("fcn train", " and ".join(given) or "nothing to train", "NAME, --recipe or --solver")
-    with _processes():
+    with _processes(options["device"]):
         if solver_path is not None:
             runs = [_by_solver(Path(solver_path), options)]
         else:
@@ -115,12 +116,14 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
 
     if options["data"] is None:
         raise InputError("fcn train", "no data set", "--data KIND:DIR")
-    if bool(options["sources"]) == bool(options["init"]):
-        raise InputError("fcn train", "--from and --init" if options["init"] else "no start",
-                         "--from WEIGHTS of the predecessor, or --init for random ones")  # fmt: skip
+    if not options["sources"] and not options["init"]:
+        raise InputError(
+            "fcn train", "no start", "--from WEIGHTS of the predecessor, or --init for random ones"
+        )
     kind, folder = parse_data(options["data"])
     settings = {key: options[key] for key in ("mirror", "jitter") if options[key]}
-    settings |= {"batch": options["batch"]} if options["batch"] > 1 else {}
+    settings |= {key: options[key] for key in ("batch", "cell") if options[key] > 1}
+    settings |= {"sample": options["sample"]} if options["sample"] < 1 else {}
     choice = DataChoice(kind, folder, options["split"], {"seed": options["seed"], **settings})
     rates = _rates(options["lr"], len(names))
     runs: list[dict[str, Any]] = []
@@ -136,24 +139,53 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
 def _one(
     name: str, choice: DataChoice, out: Path, sources: tuple[str, ...], rate: str, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from reproduce.run_files import form_for, score_dataset, solver_of, train_net, write_run
+    from reproduce.paper_options import PaperOptions
+    from reproduce.precision import check_precision
+    from reproduce.run_files import adapted, form_for, score_dataset, solver_of, train_net, write_run
     from reproduce.snapshots import latest_snapshot
     from reproduce.train import PREFIX, Training, check_new
 
     form = form_for(name, choice.kind, options["narrow"], options["fc"], options["classes"])
-    net = train_net(name, form, choice, "" if sources else options["init"])
-    seed = [] if sources else [f"random_seed={options['seed']}"]
-    solver = solver_of(name, [*seed, *_changes(options, rate)])
+    paper = PaperOptions(options["sample"], options["learn_interpolation"], options["only_last"])
+    init = options["init"] if sources == options["sources"] else ""  # the nets after the first have it all
+    net = train_net(name, form, choice, init, paper)
+    solver = solver_of(name, _changes(options, rate), options["seed"] if init else None)
+    solver = adapted(solver, options["momentum"], options["batch"], options["sample"])
     check_new(out, options["resume"])
+    check_precision(options["precision"], _device(options))
     begun = options["resume"] and latest_snapshot(out / PREFIX) is not None
-    weights = None if begun else _start(name, form, sources, options["expand"])
+    weights = None if begun else _start(name, form, sources, init, options["expand"], paper)
     scoring = _scoring(name, form, choice, options, score_dataset)
+    if options["balance"]:
+        _balance(name, net, choice, out, options["balance"])
     write_run(out, name, form, net, solver)
-    training = Training(
-        solver, out, weights, folder=out, device=options["device"], workers=options["workers"],
-        scoring=scoring, resume=options["resume"], check=not options["no_preflight"],
-    )  # fmt: skip
-    return _run(training, name)
+    return _run(Training(solver, out, weights, folder=out, scoring=scoring, **_how(options)), name)
+
+
+def _how(options: dict[str, Any]) -> dict[str, Any]:
+    """What a run takes from the options whatever it trains."""
+    plain = ("workers", "resume", "precision", "checkpoint", "keep", "tensorboard")
+    return {**{key: options[key] for key in plain}, "device": _device(options),
+            "check": not options["no_preflight"]}  # fmt: skip
+
+
+def _device(options: dict[str, Any]) -> Any:
+    """The device; of several processes on CUDA each takes the one of its number on this machine."""
+    from reproduce.inference import pick_device
+
+    name, local = options["device"], os.environ.get("LOCAL_RANK")
+    return pick_device(f"cuda:{local}" if name == "cuda" and local is not None else name)
+
+
+def _balance(name: str, net: NetParameter, choice: DataChoice, out: Path, rule: str) -> None:
+    from reproduce.run_files import balance_run, open_for
+
+    entry = find(name)
+    assert entry.data is not None
+    dataset, _ = open_for(name, choice, DATASETS[choice.kind].train_split)
+    parts = dict(zip(entry.data.tops, dataset.parts, strict=True))
+    with progress(f"counting the classes of {choice.kind}", len(dataset.ids)) as step:
+        balance_run(out, net, dataset, parts, rule, step)
 
 
 def _by_solver(path: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -161,18 +193,15 @@ def _by_solver(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     from reproduce.run_files import changed
     from reproduce.train import Training
 
-    for key in ("data", "init", "score_data", "score_every"):
-        if options[key]:
+    for key, default in NAMED_ONLY.items():
+        if options[key] != default:
             raise InputError(f"--{key.replace('_', '-')}", "given with --solver", "nothing",
-                             "the solver's net says where its data comes from")  # fmt: skip
+                             "the solver and its net say it")  # fmt: skip
     if len(options["sources"]) > 1:
         raise InputError("--from", f"{len(options['sources'])} files with --solver", "one")
     solver = changed(load_solver(path), _changes(options, _rates(options["lr"], 1)[0]))
-    training = Training(
-        solver, Path(options["out"]), next(iter(options["sources"]), None), folder=path.parent,
-        device=options["device"], workers=options["workers"], resume=options["resume"],
-        check=not options["no_preflight"],
-    )  # fmt: skip
+    weights = next(iter(options["sources"]), None)
+    training = Training(solver, Path(options["out"]), weights, folder=path.parent, **_how(options))
     return _run(training, str(path))
 
 
@@ -184,17 +213,25 @@ def _run(training: Training, name: str) -> dict[str, Any]:
     weights = str(result.snapshot).replace(".solverstate", ".caffemodel") if result.snapshot else None
     return {"net": name, "out": str(training.out), "iteration": result.iteration, "stopped": result.stopped,
             "loss": result.loss, "snapshot": str(result.snapshot), "weights": weights,
-            "seconds": time.perf_counter() - start, "scores": result.scores}  # fmt: skip
+            "seconds": time.perf_counter() - start, "scores": result.scores,
+            "tests": result.tests}  # fmt: skip
 
 
-def _start(name: str, form: Form, sources: tuple[str, ...], expand: bool) -> Any:
-    from caffe_weights.export import read_weights
+def _start(
+    name: str, form: Form, sources: tuple[str, ...], init: str | None, expand: bool, paper: PaperOptions
+) -> Any:
     from reproduce.run_files import interpolation
     from reproduce.starting import start
+    from reproduce.trunk import read_start, start_trunk
 
+    given = [read_start(path) for path in sources]
+    if init and sources:
+        weights, report = start_trunk(name, given, form)
+        say(f"{name}: {report}, the rest by {init}")
+        return weights
     if not sources:
         return interpolation(name, form)
-    made = start(name, [read_weights(path) for path in sources], form, expand)
+    made = start(name, given, form, expand, paper.change)
     say(f"{name}: {len(made.report.copied) + len(made.report.coerced)} blobs from {', '.join(sources)},"
         f" {len(made.report.new)} new")  # fmt: skip
     return made.weights
@@ -231,17 +268,16 @@ def _rates(text: str | None, count: int) -> list[str]:
 
 
 @contextmanager
-def _processes() -> Iterator[None]:
+def _processes(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, if it did."""
     from reproduce.train import place
 
     if place()[1] == 1:
         yield
         return
-    import torch
     from torch import distributed
 
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield
     finally:
@@ -253,6 +289,8 @@ def _shown(name: str, first: int, last: int, display: int, rank: int) -> Iterato
     """Progress with rate and remaining time on a terminal, a line each `display` iterations elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from reproduce.run_log import numbers
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[words]}"))  # fmt: skip
@@ -268,7 +306,7 @@ def _shown(name: str, first: int, last: int, display: int, rank: int) -> Iterato
             done = row["iteration"] + ("loss" in row)
             speed = (done - first) / max(time.perf_counter() - start, 1e-9)
             if "loss" not in row:
-                scores = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
+                scores = ", ".join(f"{key} {value:.4g}" for key, value in numbers(row).items())
                 console.print(f"{name} {done}: {scores}", highlight=False, soft_wrap=True)
                 return
             words = f"loss {row['smoothed_loss']:.6g}, lr {row['lr']:.3g}, {speed:.3g} it/s"
@@ -287,6 +325,9 @@ def _print(run: dict[str, Any]) -> None:
     click.echo(f"{run['net']}: {how} at iteration {run['iteration']}, loss {run['loss']:.6g}")
     for key, value in run["scores"].items():
         click.echo(f"  {key:<22} {value:.4f}")
+    for index, values in enumerate(run["tests"]):
+        for key, value in values.items():
+            click.echo(f"  test {index} {key:<15} {value if isinstance(value, list) else f'{value:.6g}'}")
     click.echo(f"  weights {run['weights']}, log and curves in {run['out']}")
     if run["stopped"]:
         click.echo("  go on with the same command and --resume")

@@ -1,9 +1,11 @@
-"""From pictures to blobs, to the letter of the reference; mirroring and jitter, which its paper tried.
+"""From pictures to blobs, to the letter of the reference; mirroring, jitter, sampling, which its paper tried.
 
 Follows `load_image` and `load_depth` in the `*_layers.py` files of shelhamer/fcn.berkeleyvision.org at
 1305c73: float32, RGB reversed to BGR, minus a float64 mean (in float64, rounded to float32 once), then
-C x H x W. Mirroring and jitter (section 4.3 of the CVPR paper: no noticeable gain) were never published as
-code: here a picture is moved by whole pixels, what moves in is mean colour and void.
+C x H x W. Mirroring, jitter and patch sampling (section 4.3 of the CVPR paper: no noticeable gain) were
+never published as code. Here a picture is moved by whole pixels, what moves in is mean colour and void; and
+sampling patches, which the paper shows to be sampling the terms of the loss, makes the labels of what is left
+out void.
 """
 
 from __future__ import annotations
@@ -32,11 +34,19 @@ def depth_blob(depth: np.ndarray, mean: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of an item. `mirror`: half are flipped; `jitter`: the most pixels moved either way."""
+    """Random changes of an item. `mirror`: half are flipped; `jitter`: the most pixels moved either way;
+    `sample`: the probability that a square of `cell` x `cell` labels stays, each for itself."""
 
     mirror: bool = False
     jitter: int = 0
     seed: int = 1337
+    sample: float = 1.0
+    cell: int = 1
+
+    @property
+    def does_something(self) -> bool:
+        """Whether items are changed at all."""
+        return self.mirror or bool(self.jitter) or self.sample < 1
 
     def __call__(self, blobs: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
         """Change all blobs C x H x W of an item alike; `number` is the picture's in the run and fixes how.
@@ -46,7 +56,15 @@ class Augment:
         random = np.random.default_rng([self.seed, number])
         flip = bool(random.integers(2)) and self.mirror
         down, right = (int(step) for step in random.integers(-self.jitter, self.jitter + 1, 2))
-        return {name: moved(blob[:, :, ::-1] if flip else blob, down, right) for name, blob in blobs.items()}
+        blobs = {name: moved(blob[:, :, ::-1] if flip else blob, down, right) for name, blob in blobs.items()}
+        return self._sampled(blobs, random) if self.sample < 1 else blobs
+
+    def _sampled(self, blobs: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
+        height, width = next(iter(blobs.values())).shape[1:]
+        cells = random.random((-(-height // self.cell), -(-width // self.cell))) < self.sample
+        kept = cells.repeat(self.cell, 0).repeat(self.cell, 1)[:height, :width]
+        return {name: np.where(kept, blob, np.uint8(VOID)) if blob.dtype == np.uint8 else blob
+                for name, blob in blobs.items()}  # fmt: skip
 
 
 def moved(blob: np.ndarray, down: int, right: int) -> np.ndarray:
