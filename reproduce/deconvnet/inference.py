@@ -11,7 +11,6 @@ run, and pictures are not rounded to whole values while they are resized.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,31 +18,13 @@ from torch import Tensor
 
 from caffe_weights.errors import InputError, NetError
 from reproduce.deconvnet.resize import imresize, resized_part
+from reproduce.deconvnet.rules import AGGREGATIONS, CLEAN, RELEASED, Rules
 
-AGGREGATIONS = ("max", "sum", "mean")
+__all__ = ["CLEAN", "RELEASED", "Rules", "make_crops", "picture_scores", "select_boxes"]
+
 BATCH = 10
 Score = Callable[[Tensor], Tensor]  # crops N x 3 x S x S to scores N x C x S x S
 Region = tuple[slice, slice]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How the scores of proposals become those of the picture.
-
-    `aggregate`: the greatest score ("max"), the sum, or the mean over the boxes that cover a pixel; 0 where
-    none does. The first `most` boxes of at least `least_side` pixels are taken. `clip`: the maximum starts at
-    0. `offset`: the result is read so many pixels up and left of its place.
-    """
-
-    aggregate: str = "max"
-    most: int = 50
-    least_side: int = 1
-    clip: bool = False
-    offset: int = 0
-
-
-CLEAN = Rules()
-RELEASED = Rules(least_side=112, clip=True, offset=1)
 
 
 def picture_scores(
