@@ -40,6 +40,7 @@ COMMANDS = {
     "parity": ("parity", "Compare a net with another run of it, blob by blob; name the guilty layer."),
     "train": ("train", "Train a published net on a data set, or any net by its solver file."),
     "evaluate": ("evaluate", "Score a net on a data set: the four metrics and the loss."),
+    "upper-bound": ("upper_bound", "The best scores that a prediction of a stride can reach."),
     "data": ("data", "Say what is there of a data set and what is missing."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
 }
