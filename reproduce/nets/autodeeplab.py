@@ -9,8 +9,8 @@ and read by all. For other paths than the published one, low-level features are 
 or the stem's, and ASPP's rates span as many pixels as 12, 24 and 36 at stride 8. Departures: padding is
 symmetric, which TensorFlow's SAME is for odd sizes only, so pictures should have 32 k + 1 a side; an
 up-sampling cell resizes H-2 also where it has the stride already, which changes nothing at such sizes and
-lets others through; AVE pooling counts its padding, as Caffe's does; logits start from a whole normal distribution, not
-a truncated one; channels are BGR, and the first weights of a checkpoint must be turned.
+lets others through; AVE pooling counts its padding, as Caffe's does; logits start from a whole normal
+distribution, not a truncated one; channels are BGR, and the first weights of a checkpoint must be turned.
 """
 
 from __future__ import annotations
