@@ -1,7 +1,7 @@
 """One cell of Auto-DeepLab in float64 numpy, from the words of its description; nothing of ours is used.
 
-Every operation is ReLU first and ends with batch normalisation by stored statistics. Convolutions are sums over
-their taps, resizing is interpolation with corners aligned by matrices.
+Every operation is ReLU first and ends with batch normalisation by stored statistics. Convolutions are sums
+over their taps, resizing is interpolation with corners aligned by matrices.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ EPS = float(np.float32(1e-3))
 Params = Mapping[str, Sequence[Array]]  # blobs by layer
 
 
-def cell(params: Params, name: str, last: Array, before: Array, move: str, blocks: Sequence[Sequence[Sequence[str]]],
-         width: int) -> Array:  # fmt: skip
+def cell(
+    params: Params, name: str, last: Array, before: Array, move: str,
+    blocks: Sequence[Sequence[Sequence[str]]], width: int,
+) -> Array:  # fmt: skip
     """The output of a cell; `last` and `before` are (N, C, H, W), move is same, up or down."""
     if move == "up":
         last = resize(last, tuple(2 * (n - 1) + 1 for n in last.shape[2:]))
@@ -26,11 +28,11 @@ def cell(params: Params, name: str, last: Array, before: Array, move: str, block
         before = normalised(params, f"{name}_before", relu(before))
     states = {"H-2": before, "H-1": normalised(params, f"{name}_last", relu(last))}
     for number, pair in enumerate(blocks, 1):
-        total = 0.0
+        terms = []
         for side, (source, operation) in zip(("left", "right"), pair, strict=True):
             stride = 2 if move == "down" and source in ("H-1", "H-2") else 1
-            total = total + operate(params, f"{name}_block{number}_{side}", operation, states[source], stride)
-        states[f"block {number}"] = total
+            terms.append(operate(params, f"{name}_block{number}_{side}", operation, states[source], stride))
+        states[f"block {number}"] = terms[0] + terms[1]
     return np.concatenate([states[f"block {i}"] for i in range(1, len(blocks) + 1)], 1)
 
 

@@ -141,7 +141,7 @@ def one_cell(
     n.before = L.Input(shape=[2, before, *far])
     architecture = Architecture((strides[1],), blocks, 3)
     old = strides[0] if far == size else 2 * strides[0]
-    states = State("last", n.last, strides[0], 5), State("before", n.before, old, before)
+    states = State("last", n["last"], strides[0], 5), State("before", n["before"], old, before)
     cell(n, "cell", *states, strides[1], architecture, Form())
     net = Net(n.to_proto()).double()
     rng = np.random.default_rng(1)
@@ -200,7 +200,7 @@ def test_other_paths_and_ends() -> None:
             (2 * stride, 64 // stride + 1) for stride in strides]  # fmt: skip
         rate = 12 * 8 // strides[-1]
         net = make_net("auto-deeplab", form=form)
-        assert [x for x in net.layer if x.name == "aspp1"][0].convolution_param.dilation == [rate]
+        assert next(x for x in net.layer if x.name == "aspp1").convolution_param.dilation == [rate]
 
 
 def test_architectures_belong_to_auto_deeplab() -> None:

@@ -67,7 +67,7 @@ def auto_deeplab(
     data.add(n, split)
     n.pixels = L.Power(n.data, scale=2 / 255)  # of -127.5 to 127.5
     architecture = replace(architecture, filters=filters or architecture.filters)
-    states = backbone(n, n.pixels, architecture, form)
+    states = backbone(n, n["pixels"], architecture, form)
     low = next(state for state in reversed(states) if state.stride == 4)
     decoded = _decoder(n, _aspp(n, states[-1], form), low, form)
     n.score_logits = L.Convolution(
@@ -195,12 +195,12 @@ def _aspp(n: NetSpec, state: State, form: Form) -> Top:
     """Atrous spatial pyramid pooling, image pooling first."""
     width, bottom = form.width(HEAD), _rectified(n, state)
     n.image_pooling = L.Pooling(bottom, pool=P.Pooling.AVE, global_pooling=True)
-    n.aspp_image_up = L.Interp(_head(n, "aspp_image", n.image_pooling, width, 1), bottom)
+    n.aspp_image_up = L.Interp(_head(n, "aspp_image", n["image_pooling"], width, 1), bottom)
     branches = [n.aspp_image_up, _head(n, "aspp0", bottom, width, 1)]
     for number, rate in enumerate(RATES, 1):
         branches.append(_head(n, f"aspp{number}", bottom, width, 3, rate * 8 // state.stride))
     n.aspp = L.Concat(*branches)
-    return dropout(n, "aspp_dropout", _head(n, "aspp_projection", n.aspp, width, 1), 1 - KEEP)
+    return dropout(n, "aspp_dropout", _head(n, "aspp_projection", n["aspp"], width, 1), 1 - KEEP)
 
 
 def _decoder(n: NetSpec, aspp: Top, low: State, form: Form) -> Top:
@@ -208,7 +208,7 @@ def _decoder(n: NetSpec, aspp: Top, low: State, form: Form) -> Top:
     skip = _head(n, "decoder_low", low.top, form.width(LOW_LEVEL), 1)
     n.decoder_up = L.Interp(aspp, skip)
     n.decoder = L.Concat(n.decoder_up, skip)
-    first = _head(n, "decoder1", n.decoder, form.width(HEAD), 3)
+    first = _head(n, "decoder1", n["decoder"], form.width(HEAD), 3)
     return _head(n, "decoder2", first, form.width(HEAD), 3)
 
 

@@ -5,8 +5,8 @@ No checkpoint of the searched net was found anywhere, so only names that follow 
 held by tests; the outermost scope of the backbone is the default one of its function [I].
 
 Layouts: TensorFlow keeps a convolution as height, width, in, out and a depthwise one as height, width,
-channels, 1. Its gamma and beta are Scale's blobs, its moving averages BatchNorm's first two; BatchNorm's third,
-the factor, is 1. The first convolution reads RGB there and BGR here: its input channels are turned.
+channels, 1. Its gamma and beta are Scale's blobs, its moving averages BatchNorm's first two; BatchNorm's
+third, the factor, is 1. The first convolution reads RGB there and BGR here: its input channels are turned.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CELL = re.compile(r"(cell(\d+))_(before|last|block(\d+)_(left|right)_([a-z]+)(\d
 
 
 class Variable(NamedTuple):
-    """A variable of a checkpoint: its name, shape, the blob that it fills, and the order of its axes there."""
+    """A variable of a checkpoint: its name, shape, the blob it fills, and the order of its axes there."""
 
     name: str
     shape: Shape

@@ -1,10 +1,10 @@
 """What an Auto-DeepLab holds and costs, counted on the net itself: for its tables and for audits.
 
-The convention that gives the published numbers of parameters: learnable values only, so Scale's gamma and beta
-but not BatchNorm's statistics, with 19 classes and the image pooling. The published multiply-adds are those
+The convention that gives the published numbers of parameters: learnable values only, so Scale's gamma and
+beta but not BatchNorm's statistics, with 19 classes and the image pooling. The published multiply-adds are those
 of TensorFlow's profiler [I]: `full_multiply_adds` counts what it counts on top of the plain number. The
 reasoning: dilated convolutions ran as space-to-batch on maps padded to a multiple of the rate; image pooling
-was a mean over 97 x 97 pixels at every position of a 129 x 257 map; an operation with one addition counts half.
+was a mean over 97 x 97 pixels at every position of a 129 x 257 map; a lone addition counts half.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = {  # of the published breakdown: how the names of its layers begin
 
 @dataclass(frozen=True)
 class CellRow:
-    """One cell of a deploy net: its place, widths (of a block, of the cells before, of its output), map, values."""
+    """One cell of a deploy net: its place, widths (of a block, the cells before, its output), map, values."""
 
     cell: int
     stride: int
@@ -50,7 +50,7 @@ class CellRow:
 def learnable_values(net: NetParameter, prefixes: tuple[str, ...] = ("",)) -> int:
     """Values that training moves, in all layers whose names begin with one of `prefixes`.
 
-    The published parameters of Auto-DeepLab in a deploy net of 19 classes; BatchNorm's statistics are left out.
+    The published parameters of Auto-DeepLab in a deploy net of 19 classes; no statistics of BatchNorm.
     """
     layers = infer_shapes(net).layers.values()
     return sum(
@@ -70,7 +70,7 @@ def cell_table(net: NetParameter) -> list[CellRow]:
     """A row for each cell of a deploy net, from its shapes."""
     shapes = infer_shapes(net)
     height = shapes.blobs["data"][2]
-    rows = []
+    rows: list[CellRow] = []
     while (name := f"cell{len(rows)}") in shapes.blobs:
         cell, block = shapes.blobs[name], shapes.blobs[f"{name}_block1"]
         last = shapes.layers[f"{name}_last"].bottoms[0]
@@ -94,8 +94,8 @@ def plain_multiply_adds(net: NetParameter) -> int:
 def full_multiply_adds(net: NetParameter) -> int:
     """What TensorFlow's profiler counts of a deploy net [I]: the plain number with three things on top.
 
-    Dilated convolutions on maps padded to a multiple of their rate, image pooling by a sliding window with the
-    convolution behind it, and sums of blobs. At 1025 x 2049 this is the published number within 0.1 %.
+    Dilated convolutions on maps padded to a multiple of their rate, image pooling by a sliding window with
+    the convolution behind it, and sums of blobs. At 1025 x 2049 this is the published number within 0.1 %.
     """
     slid = slide_image_pooling(net)
     shapes = infer_shapes(slid).layers
