@@ -15,13 +15,16 @@ from functools import partial
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
 from caffe_weights.errors import NetError
 from reproduce.nets import data, solvers
+from reproduce.nets.architecture import FILTERS
+from reproduce.nets.architecture import PUBLISHED as PUBLISHED_ARCHITECTURE
+from reproduce.nets.autodeeplab import auto_deeplab
 from reproduce.nets.blocks import PUBLISHED, Form
 from reproduce.nets.caffenet import alexnet, caffenet, fcn_alexnet
 from reproduce.nets.data import CHANNELS, Data
+from reproduce.nets.deconvnet import CLASSES, RELEASED, SOLVERS, deconvnet, deconvnet_solver
 from reproduce.nets.fcn import early_fusion, late_fusion, pool4_alone, two_headed, vgg_fcn
 from reproduce.nets.googlenet import fcn_googlenet, googlenet
 from reproduce.nets.resnet import fcn_resnet34, resnet34
-from reproduce.nets.deconvnet import CLASSES, RELEASED, SOLVERS, deconvnet, deconvnet_solver
 from reproduce.nets.solvers import Recipe, make_solver
 from reproduce.nets.vgg import vgg16
 from surgery.deploy import deploy_net
@@ -35,9 +38,6 @@ SIZE = (500, 500)  # of the published deploy net
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One net: `build(split, form)`, what it is, and for an FCN its data, solver recipe and predecessors.
-@dataclass(frozen=True)
 class Own:
     """What a net has that is built whole in each of its splits, data layers included, for square crops.
 
@@ -50,6 +50,9 @@ class Own:
     solver: Callable[[str], SolverParameter]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One net: `build(split, form)`, what it is, and for an FCN its data, solver recipe and predecessors.
 
     `own`: it is no FCN and no classifier, but has splits of its own.
 
@@ -62,17 +65,17 @@ class Own:
     data: Data | None = None
     recipe: Recipe | None = None
     starts_from: tuple[str, ...] = ()
+    size: tuple[int, int] = SIZE
+    own: Own | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
-    size: tuple[int, int] = SIZE
-    own: Own | None = None
         """What `make_net` takes as split."""
+        if self.own:
+            return self.own.splits
         return (*self.data.splits, DEPLOY) if self.data else (DEPLOY,)
 
     @property
-        if self.own:
-            return self.own.splits
     def published(self) -> bool:
         """Whether the reference shipped this net's prototxts."""
         return self.own is not None or (self.recipe is not None and self.recipe.published)
@@ -88,37 +91,34 @@ def make_net(
 ) -> NetParameter:
     """The net `name` for a split, its crops filled; a new message.
 
-    `size` (height, width) is that of the deploy form's inputs, by default 500 x 500, or a classifier's own.
+    `size` (height, width) is that of the deploy form's inputs, by default the entry's or a classifier's own.
     NetError for an unknown name or split, or a size that does not fit.
     """
     entry = find(name)
+    if form.architecture is not None and not name.startswith("auto-deeplab"):
+        raise NetError(name, "an architecture was given", "none", "only Auto-DeepLab has one")
     if split not in entry.splits:
         near = " or ".join(entry.splits)
         raise NetError(f"split {split}", f"{name} has none", near, "choose one of its splits")
+    if entry.own:
+        if size is not None and size[0] != size[1]:
+            raise NetError("size", f"{size[0]}x{size[1]}", f"a square: {name} takes crops")
+        return entry.build(split, form, *([size[0]] if size else []))
     if split != DEPLOY:
         if size is not None:
             raise NetError(f"split {split}", "a size was given", f"none but for {DEPLOY}",
                            "its data layer takes pictures as they come")  # fmt: skip
         return entry.build(split, form)
-    if entry.own:
-        if size is not None and size[0] != size[1]:
-            raise NetError("size", f"{size[0]}x{size[1]}", f"a square: {name} takes crops")
-        return entry.build(split, form, *([size[0]] if size else []))
     if entry.data is None:
         return _classifier(entry, size, form)
     net = entry.build(next(iter(entry.data.splits)), form)
-    shapes = {top: (1, CHANNELS[top], *(size or SIZE)) for top in entry.data.inputs}
+    shapes = {top: (1, CHANNELS[top], *(size or entry.size)) for top in entry.data.inputs}
     return deploy_net(net, shapes, keep_dropout=False)
 
 
 def named_solver(name: str, split: str | None = None) -> SolverParameter:
     """The solver of the FCN `name`, or of a split of deconvnet. NetError for a net that has none."""
     entry = find(name)
-    if entry.recipe is None or entry.data is None:
-        have = ", ".join(key for key, other in NETS.items() if other.recipe or other.own)
-        raise NetError(name, "a classifier, which has no solver here", f"one of {have}")
-    train, score = entry.data.splits
-    return make_solver(entry.recipe, (train, score))
     if entry.own:
         wanted = " or ".join(entry.own.solvers)
         if split not in entry.own.solvers:
@@ -127,10 +127,17 @@ def named_solver(name: str, split: str | None = None) -> SolverParameter:
         return entry.own.solver(split)
     if split is not None:
         raise NetError(f"solver of {name}", f"split {split}", "none: it has one solver")
+    if entry.recipe is None or entry.data is None:
+        have = ", ".join(key for key, other in NETS.items() if other.recipe or other.own)
+        raise NetError(name, "a classifier, which has no solver here", f"one of {have}")
+    train, score = entry.data.splits
+    return make_solver(entry.recipe, (train, score))
 
 
 def find(name: str) -> Entry:
     """The entry of a net; NetError with the nearest names."""
+    if name in SEARCHED:
+        return SEARCHED[name]
     if name not in NETS:
         near = difflib.get_close_matches(name, NETS, n=3)
         raise NetError(f"net {name}", "not a net of this toolkit",
@@ -159,6 +166,12 @@ def _two(stride: int, recipe: Recipe, start: str) -> Entry:
 
 def _ours(build: Callable[..., NetParameter], stride: int, recipe: Recipe, start: str, words: str) -> Entry:
     return Entry(partial(build, data.VOC, stride), words, data.VOC, recipe, (start,))
+
+
+def _auto_deeplab(filters: int | None, words: str) -> Entry:
+    architecture = PUBLISHED_ARCHITECTURE if filters else None
+    build = partial(auto_deeplab, architecture, data.CITYSCAPES, filters=filters)
+    return Entry(build, words, data.CITYSCAPES, solvers.AUTO_DEEPLAB, size=(1025, 2049))
 
 
 _GOOGLENET = solvers.ours(solvers.VOC_ALEXNET, 5e-5)
@@ -196,6 +209,9 @@ NETS: dict[str, Entry] = {
         "PASCAL-Context, 60 classes, 16s"),
     "pascalcontext-fcn8s": _vgg(
         data.PASCAL_CONTEXT, 8, solvers.CONTEXT_8S, "pascalcontext-fcn16s", "PASCAL-Context, 60 classes, 8s"),
+    "deconvnet": Entry(
+        deconvnet, "PASCAL VOC, DeconvNet, crops of 224 x 224",
+        own=Own(tuple(RELEASED), CLASSES, tuple(SOLVERS), deconvnet_solver)),
     "voc-fcn-googlenet": _ours(
         fcn_googlenet, 32, _GOOGLENET, "googlenet", "PASCAL VOC, FCN-GoogLeNet, 32s; never shipped"),
     "voc-fcn-googlenet-16s": _ours(
@@ -209,9 +225,6 @@ NETS: dict[str, Entry] = {
         fixed=True),
     "voc-fcn-pool4": Entry(
         partial(pool4_alone, data.VOC), "ablation: scores of pool4 alone", data.VOC,
-    "deconvnet": Entry(
-        deconvnet, "PASCAL VOC, DeconvNet, crops of 224 x 224",
-        own=Own(tuple(RELEASED), CLASSES, tuple(SOLVERS), deconvnet_solver)),
         solvers.ours(solvers.VOC_16S), ("voc-fcn32s",)),
     "voc-fcn8s-learned": _vgg(
         data.VOC, 8, solvers.ours(solvers.VOC_8S), "voc-fcn16s",
@@ -224,4 +237,9 @@ NETS: dict[str, Entry] = {
     "voc-fcn8s-resnet34": _ours(
         fcn_resnet34, 8, solvers.ours(_RESNET, 1e-8), "voc-fcn16s-resnet34",
         "PASCAL VOC, FCN on ResNet-34, 8s; ours"),
+    **{f"auto-deeplab-{size}": _auto_deeplab(filters, f"Cityscapes, 19 classes, Auto-DeepLab-{size.upper()}")
+       for size, filters in FILTERS.items()},
 }  # fmt: skip
+
+# Nets that need an architecture (`Form.architecture`): by name like the others, but not listed.
+SEARCHED = {"auto-deeplab": _auto_deeplab(None, "Cityscapes, 19 classes, Auto-DeepLab of an architecture")}
