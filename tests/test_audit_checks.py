@@ -12,15 +12,15 @@ import pytest
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
 from caffe_weights.errors import NetError
 from reproduce.nets import make_net, named_solver
-from reproduce.published.checks import Context, fcn, lists, repository
+from reproduce.published.checks import Context, deconvnet, lists
 from reproduce.published.checks import nets as of
 from reproduce.published.checks.nets import Nets
 from reproduce.published.claims import load_claims
+from reproduce.published.registry import CHECKS
 
 Edit = Callable[[NetParameter], None]
 
 NETS, CLAIMS = Nets(), load_claims()
-CHECKS = fcn.CHECKS | repository.CHECKS
 
 # VGG16 by hand: (in, out) of its 3 x 3 convolutions, then fc6 and fc7
 PLANES = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -44,7 +44,7 @@ ALEXNET = (
     ],
 )
 def test_parameters_by_hand(net: str, convolutions: int, up: int) -> None:
-    found = [of.parameters(NETS, net, kind) for kind in ("Convolution", "Deconvolution", "")]
+    found = [of.parameters(NETS, net, *kinds) for kinds in (("Convolution",), ("Deconvolution",), ())]
     assert found == [convolutions, up, convolutions + up]
 
 
@@ -82,6 +82,28 @@ def test_the_kernel_that_a_finer_pool5_wants() -> None:
     # pool5 sees 212 pixels at step 32; with stride 1 as many at step 16
     kernel = -(-(212 + 6 * 32 - 212) // 16) + 1
     assert of.wider_kernel(NETS, "voc-fcn32s", "pool5", "fc6") == (kernel, kernel)
+
+
+def test_deconvnets_parameters_by_hand() -> None:
+    ways = list(pairwise(PLANES))
+    there = sum(9 * a * b + b for a, b in ways) + 49 * 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 64 * 21 + 21
+    back = [(512, 512)] * 3 + [(512, 512), (512, 512), (512, 256), (256, 256), (256, 256), (256, 128)]
+    back += [(128, 128), (128, 64), (64, 64), (64, 64)]
+    up = 49 * 4096 * 512 + 512 + sum(9 * a * b + b for a, b in back)
+    norms = 2 * (sum(b for _, b in ways) + 2 * 4096 + 512 + sum(b for _, b in back))
+    found = [of.parameters(NETS, "deconvnet", *kinds) for kinds in (("Convolution",), ("Deconvolution",), ())]
+    assert found == [there, up, there + up + norms]
+
+
+def test_a_row_of_deconvnets_table() -> None:
+    row = f"3x3 s1 p1 28x28x256 {9 * 512 * 256 + 256}"
+    assert deconvnet.table_row(NETS, "deconvnet", "deconv4_3") == row
+
+
+def test_the_released_ensemble_is_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deconvnet.ensemble_rule(NETS) == "deconv_score .* max(0, fcn_score)"
+    monkeypatch.setattr(deconvnet.ensemble, "product_scores", lambda deconv, fcn: deconv + fcn)
+    assert deconvnet.ensemble_rule(NETS) == "deconv_score + fcn_score"
 
 
 @pytest.mark.parametrize(("name", "count"), [("nyud_test", 654), ("siftflow_trainval", 2486)])
@@ -132,6 +154,11 @@ def both(*numbers: int) -> set[str]:
     return {f"{paper}.T1-{number:02}" for paper in ("F15", "F16") for number in numbers}
 
 
+def rows(*numbers: int) -> set[str]:
+    """Rows of DeconvNet's Table 2."""
+    return {f"DN.T2-{number:02}" for number in numbers}
+
+
 # the change -> the net that is changed, how, and the claims it must turn, those and no others
 CHANGES: dict[str, tuple[str, Edit, set[str]]] = {
     "one more channel": (
@@ -140,7 +167,7 @@ CHANGES: dict[str, tuple[str, Edit, set[str]]] = {
         "voc-fcn32s", setting(f"{CONV}.num_output", 3096, "fc6"), {"RS.PC-01", "RS.PC-03", *both(10)}),
     "stride 1 in pool3": (
         "voc-fcn32s", setting("pooling_param.stride", 1, "pool3"),
-        {"RS.RF-02", "RS.RF-03", "RS.RF-08", "RS.CR-01", *both(11, 12)}),
+        {"RS.RF-02", "RS.RF-03", "RS.RF-08", "RS.CR-01", "DN.A-10", *both(11, 12)}),
     "another pad": (
         "voc-fcn32s", setting(f"{CONV}.pad", 90, "conv1_1"), {"RS.TX-02", "RS.CR-01", "RS.RF-08"}),
     "up-sampling by 62": (
@@ -166,6 +193,16 @@ CHANGES: dict[str, tuple[str, Edit, set[str]]] = {
     "another scale": (
         "voc-fcn8s-atonce", setting("scale_param.filler.value", 0.1, "scale_pool3"), {"RS.AT-02"}),
     "a filled score layer": ("voc-fcn32s", filled, {"F15.S43-08"}),
+    "one class more": (
+        "deconvnet", setting(f"{CONV}.num_output", 22, "seg-score-voc"),
+        {"DN.T2-40", "DN.A-05", "DN.A-06", "DN.A-07"}),
+    "a wider deconvolution": (
+        "deconvnet", setting(f"{CONV}.num_output", 513, "deconv5_1"),
+        {*rows(23, 24), "DN.A-05", "DN.A-06", "DN.A-08"}),
+    "an unpooling to 56 by steps of 1": (
+        "deconvnet", setting("unpooling_param.stride", 1, "unpool3"), {*rows(30)}),
+    "pool1 over 3": (
+        "deconvnet", setting("pooling_param.kernel_size", 3, "pool1"), {*rows(3)}),
     "an ordinary bias": ("voc-fcn32s", ordinary_bias, {"F15.S43-07"}),
 }  # fmt: skip
 
@@ -177,8 +214,8 @@ def test_a_changed_net_turns_its_claims(name: str) -> None:
 
 
 def test_a_changed_solver_turns_its_claims() -> None:
-    def solver(name: str) -> SolverParameter:
-        found = named_solver(name)
+    def solver(name: str, *split: str) -> SolverParameter:
+        found = named_solver(name, *split)
         if name == "voc-fcn-alexnet":
             found.momentum = 0.99
         if name == "voc-fcn16s":
@@ -195,7 +232,7 @@ def test_a_changed_list_turns_its_claims(tmp_path: Path, monkeypatch: pytest.Mon
         text = path.read_text()
         (tmp_path / path.name).write_text(text if path.name != "nyud_val.txt" else text + "img_0\n")
     monkeypatch.setattr(lists, "SPLITS", tmp_path)
-    assert before ^ verdicts(NETS) == {"RS.LS-03", "RS.LS-04"}
+    assert before ^ verdicts(NETS) == {"RS.LS-03", "RS.LS-04", "F15.DATA-01", "F15.DATA-03"}
 
 
 def test_every_architecture_claim_of_the_fcns_has_a_check_or_a_derivation() -> None:
@@ -209,7 +246,13 @@ def test_every_architecture_claim_of_the_fcns_has_a_check_or_a_derivation() -> N
 
 def test_what_differs_says_why() -> None:
     for claim in set(CHECKS) - good():
-        assert CHECKS[claim](CLAIMS[claim], Context(NETS)).reason, claim
+        finding = CHECKS[claim](CLAIMS[claim], Context(NETS))
+        assert finding.reason, claim
+        assert (finding.value is None) == bool(finding.status), claim
+
+
+def same_solver(*place: str) -> SolverParameter:
+    return NETS.settings("/".join(place))
 
 
 def changed(name: str, edit: Edit) -> Nets:
@@ -222,7 +265,7 @@ def changed(name: str, edit: Edit) -> Nets:
         edit(net)
         return net
 
-    return Nets(make=make, solver=NETS.settings)
+    return Nets(make=make, solver=same_solver)
 
 
 @cache

@@ -13,6 +13,8 @@ from reproduce.published.checks.lists import list_length
 
 ALEXNET, VGG16, GOOGLENET = "voc-fcn-alexnet", "voc-fcn32s", "voc-fcn-googlenet"
 CONV = "Convolution"
+NYUD = ("nyud_train", "nyud_val", "nyud_test")
+SIFT_FLOW = ("siftflow_trainval", "siftflow_test")
 
 DEPTH = "convolutions on the longest path, the score layer counted"
 GOOGLENET_DEPTH = f"{DEPTH}; GoogLeNet has 57 convolutions in all, 58 with the score layer (RS.PC-30)"
@@ -28,6 +30,7 @@ KERNEL = (
 )
 WEIGHT_DECAY = "the paper prints a power where the repository's solvers have 0.0005: a slip of typography"
 RATE = "the repository's solver, which came later, has another rate for the same batch and momentum"
+UNLABELLED = "the repository's lists leave out pictures without labels"
 GOOGLENET_RATE = "our recipe takes the paper's rate, read as 5e-5"
 
 
@@ -50,7 +53,7 @@ CHECKS = {
     **table_1("F15"),
     **table_1("F16"),
     "F15.S31-03": recomputed(of.grids, "caffenet", (500, None), reason=CUT),
-    "F15.S41-08": transcribed(of.layer_setting, VGG16, "score_fr", "convolution_param.num_output"),
+    "F15.S41-08": transcribed(of.outputs, VGG16, "score_fr"),
     "F15.S42-04": transcribed(of.rate_drop, VGG16, "voc-fcn16s", "voc-fcn8s"),
     "F15.S42-05": recomputed(of.wider_kernel, VGG16, "pool5", "fc6", reason=KERNEL),
     "F15.S43-01": transcribed(of.solver_setting, "iter_size", ALEXNET),
@@ -61,5 +64,14 @@ CHECKS = {
     "F15.S43-07": transcribed(of.layer_setting, VGG16, "score_fr", "param.1.lr_mult"),
     "F15.S43-08": transcribed(of.filler, VGG16, "score_fr"),
     "F15.S43-15": recomputed(list_length, "voc_seg11valid"),
+    "F15.DATA-01": recomputed(list_length, *NYUD),
+    "F15.DATA-03": recomputed(list_length, *NYUD[:2]),
+    "F15.DATA-04": recomputed(list_length, *NYUD[2:]),
+    "F15.DATA-05": recomputed(list_length, *SIFT_FLOW, reason=UNLABELLED),
+    "F15.DATA-08": recomputed(list_length, *SIFT_FLOW[:1], reason=UNLABELLED),
+    "F15.DATA-09": recomputed(list_length, *SIFT_FLOW[1:]),
+    "F15.DATA-02": transcribed(of.outputs, "nyud-fcn32s-color", "score_fr"),
+    "F15.DATA-06": transcribed(of.outputs, "siftflow-fcn32s", "score_fr_sem"),
+    "F15.DATA-07": transcribed(of.outputs, "siftflow-fcn32s", "score_fr_geo"),
     "F16.T2b-01": recomputed(of.momentum_of_one, ALEXNET),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from caffe_weights.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
+from caffe_weights.errors import NetError
 from reproduce.nets import make_net, named_solver
 from reproduce.nets.data import read_param_str
 from surgery.convolutionize import convolutionize
@@ -32,7 +33,7 @@ class Nets:
     """The nets and solvers by name, each made once. `make` and `solver` may be others' than the package's."""
 
     make: Callable[[str, str], NetParameter] = make_net
-    solver: Callable[[str], SolverParameter] = named_solver
+    solver: Callable[..., SolverParameter] = named_solver
     _nets: dict[tuple[str, str], NetParameter] = field(default_factory=dict)
     _shapes: dict[str, NetShapes] = field(default_factory=dict)
     _solvers: dict[str, SolverParameter] = field(default_factory=dict)
@@ -51,25 +52,33 @@ class Nets:
         return self._shapes[name]
 
     def settings(self, name: str) -> SolverParameter:
-        """The solver of a net."""
+        """The solver of a net, or of one of its splits as `deconvnet/stage1`."""
         if name not in self._solvers:
-            self._solvers[name] = self.solver(name)
+            self._solvers[name] = self.solver(*name.split("/"))
         return self._solvers[name]
 
     def layer(self, name: str, layer: str, split: str = "deploy") -> LayerParameter:
-        """A layer of a net by its name."""
-        return next(found for found in self.net(name, split).layer if found.name == layer)
+        """A layer of a net by its name. NetError."""
+        found = next((one for one in self.net(name, split).layer if one.name == layer), None)
+        if found is None:
+            raise NetError(f"net {name}", f"no layer {layer}", "one of this name")
+        return found
 
 
-def parameters(nets: Nets, name: str, kind: str = "") -> int:
-    """Values in all parameters, or in those of the layers of one type."""
+def parameters(nets: Nets, name: str, *kinds: str) -> int:
+    """Values in all parameters, or in those of layers of some types."""
     layers = nets.shapes(name).layers.values()
-    return sum(layer.param_count for layer in layers if kind in ("", layer.type))
+    return sum(layer.param_count for layer in layers if not kinds or layer.type in kinds)
 
 
-def layer_count(nets: Nets, name: str, kind: str) -> int:
-    """How many layers are of one type."""
-    return sum(layer.type == kind for layer in nets.net(name).layer)
+def layer_parameters(nets: Nets, name: str, layer: str) -> int:
+    """Values in the parameters of one layer."""
+    return nets.shapes(name).layers[layer].param_count
+
+
+def layer_count(nets: Nets, name: str, kind: str, prefix: str = "") -> int:
+    """How many layers are of one type, or those of them whose name begins so."""
+    return sum(layer.type == kind and layer.name.startswith(prefix) for layer in nets.net(name).layer)
 
 
 def depth(nets: Nets, name: str) -> int:
@@ -129,9 +138,9 @@ def crop(nets: Nets, layer: str, *names: str) -> int | str:
     return _one(found)
 
 
-def classes(nets: Nets, name: str, layer: str) -> int:
-    """The classes that a score layer tells apart, without the background."""
-    return int(nets.layer(name, layer).convolution_param.num_output) - 1
+def outputs(nets: Nets, name: str, layer: str, without: int = 0) -> int:
+    """The channels of a score layer, less those of the background where it is not counted."""
+    return int(nets.layer(name, layer).convolution_param.num_output) - without
 
 
 def layer_setting(nets: Nets, name: str, layer: str, path: str, split: str = "deploy") -> Any:

@@ -80,7 +80,7 @@ CHECKS = {
     **{f"RS.LS-{i:02}": recomputed(list_length, *names) for i, names in enumerate(LISTS, 1)},
     "RS.LS-08": transcribed(of.solver_setting, "test_iter.0", "pascalcontext-fcn8s", reason=NO_LIST),
     "RS.TX-02": transcribed(of.layer_setting, VOC_32S, "conv1_1", "convolution_param.pad.0"),
-    "RS.TX-04": transcribed(of.classes, "pascalcontext-fcn32s", "score_fr"),
+    "RS.TX-04": transcribed(of.outputs, "pascalcontext-fcn32s", "score_fr", 1),
     "RS.AT-01": transcribed(of.layer_setting, AT_ONCE, "scale_pool4", "scale_param.filler.value"),
     "RS.AT-02": transcribed(of.layer_setting, AT_ONCE, "scale_pool3", "scale_param.filler.value"),
     "RS.AT-03": transcribed(of.image_mean, AT_ONCE, "train"),
