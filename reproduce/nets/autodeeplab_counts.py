@@ -3,7 +3,7 @@
 The convention that gives the published numbers of parameters: learnable values only, so Scale's gamma and
 beta but not BatchNorm's statistics, with 19 classes and the image pooling. The published multiply-adds are
 those of TensorFlow's profiler [I]: `full_multiply_adds` counts what it counts on top of the plain number.
-The reasoning: dilated convolutions ran as space-to-batch on maps padded to a multiple of the rate; image pooling
+The reasoning: dilated convolutions ran as space-to-batch on maps padded to a multiple of the rate; pooling
 was a mean over 97 x 97 pixels at every position of a 129 x 257 map; a lone addition counts half.
 """
 
