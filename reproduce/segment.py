@@ -24,6 +24,18 @@ def segment(
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """Label map uint8 H x W of a picture uint8 H x W x 3 (after `preprocess`), and the number of classes.
 
+    `dense` and errors as in `scores_of`.
+    """
+    scores = scores_of(net, input_blob, score_blob, image, preprocess, dense)
+    return scores.argmax(0).astype(np.uint8), len(scores)
+
+
+def scores_of(
+    net: Net, input_blob: str, score_blob: str, image: np.ndarray, preprocess: Preprocess,
+    dense: str | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Scores float32 C x H x W of a picture uint8 H x W x 3 (after `preprocess`).
+
     `dense` names a way to score each pixel without interpolation, of `reproduce.dense`. NetError where the
     score is not one map per class of the picture's size.
     """
@@ -40,4 +52,4 @@ def segment(
     if not 2 <= score.shape[1] <= MOST_CLASSES:
         raise NetError(f"blob {score_blob!r}", f"{score.shape[1]} channels", f"2 to {MOST_CLASSES} classes",
                        "fcn run keeps any blob")  # fmt: skip
-    return score[0].argmax(0).astype(np.uint8), score.shape[1]
+    return np.asarray(score[0])

@@ -27,7 +27,9 @@ from reproduce.commands.common import (
     say,
     weights_option,
 )
+from reproduce.commands.proposal_options import CROPPED, make_segmenter, proposal_options
 from reproduce.images import VOC_MEAN_BGR, mean_note, read_image, resize, write_image
+from reproduce.nets import NETS
 from reproduce.visualize import (
     VOC_CLASSES,
     class_name,
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
     "--net",
     "net_path",
     default=None,
-    metavar="PROTOTXT",
-    help="The net definition. [default: recognised from the weights, for nets of fcn net --list]",
+    metavar="NAME|PROTOTXT",
+    help="The net. [default: recognised from the weights, for nets of fcn net --list]",
 )
 @weights_option
 @click.option("--out", required=True, metavar="DIR", help="Where STEM.png and STEM_overlay.png go.")
@@ -69,18 +71,22 @@ if TYPE_CHECKING:
     help="Score each pixel without interpolation. The time grows with the square of the net's stride:"
     " 1024 for 32s.",
 )
+@proposal_options
 @force_option
 @json_option
 def command(
     images: tuple[str, ...], net_path: str | None, weights_path: str, out: str, with_overlay: bool,
     blob: str | None, labels: str | None, mean: str | None, scale: float, color: str | None,
     size: tuple[int, int] | None, device: str, crop: str, frame: bool | None, dense: str | None, force: bool,
-    as_json: bool,
+    as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
 
     The published recipe by default: BGR, minus the mean, the picture's own size. Names in the legend are
     those of --labels, or VOC's for a net of 21 classes.
+
+    DeconvNet sees crops: --proposals says where, and --faithful does as its authors' code did. --ensemble
+    adds an FCN, --crf sharpens; both serve other nets, too.
 
     \b
     Keys of --json:
@@ -91,19 +97,21 @@ def command(
       notes     what was done to the inputs
     """
     from reproduce.inference import picture_net  # torch: so late that --help is quick
-    from reproduce.segment import segment
 
     targets = output_paths(images, Path(out), with_overlay, force)
     names = read_labels(labels)
-    known_net = None if net_path else _recognized(weights_path)
-    net_name = net_path or str(known_net)
+    named = net_path if net_path in NETS and not Path(str(net_path)).exists() else None
+    known_net = None if net_path and not named else _recognized(weights_path, named)
+    net_name = str(known_net or net_path)
     preferred = known_net.score if known_net else "score"
     source = known_net.definition if known_net else net_name
     picture = picture_net(source, weights_path, device, crop, blob, preferred, color, size, frame)
-    usual_mean = known_net.mean if known_net else VOC_MEAN_BGR
+    cropped = known_net is not None and known_net.recognized.name == CROPPED
+    usual_mean = known_net.mean if known_net and not cropped else VOC_MEAN_BGR
     preprocess = make_preprocess(picture.channels, mean, scale, color, size, usual_mean)
-    notes: list[str] = []
-    rows = []
+    options |= {"dense": dense, "size": size}
+    segmenter = make_segmenter(picture, preprocess, cropped, device, options)
+    notes, rows = segmenter.notes, []
     with progress("segmenting", len(images)) as step:
         for path, (label_path, overlay_path) in zip(images, targets, strict=True):
             start = time.perf_counter()
@@ -112,7 +120,7 @@ def command(
             note = mean_note(preprocess.mean, shown.shape[:2])
             notes += [note] if note and note not in notes else []
             with in_net(net_name):
-                found, classes = segment(picture.net, picture.input, picture.output, image, preprocess, dense)
+                found, classes = segmenter(image, Path(path).stem)
             if labels and len(names) < classes:
                 raise InputError(labels, f"{len(names)} names", f"{classes}, one for each class")
             known = names or (VOC_CLASSES if classes == len(VOC_CLASSES) else ())
@@ -143,11 +151,14 @@ def _write_overlay(
     write_image(with_legend(coloured, found, known), path, force)
 
 
-def _recognized(weights_path: str) -> PublishedNet:
+def _recognized(weights_path: str, name: str | None) -> PublishedNet:
     from caffe_weights.export import read_weights
     from reproduce.recognition import published_net
 
-    return published_net(read_weights(weights_path))
+    found = published_net(read_weights(weights_path))
+    if name is not None and name not in (found.recognized.name, *found.recognized.alternatives):
+        raise InputError(weights_path, f"weights of {found}", name, "give its weights, or its prototxt")
+    return found
 
 
 def output_paths(
