@@ -8,6 +8,8 @@ those of the released solvers and scripts (HyeonwooNoh/DeconvNet at 87dd133), wr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from caffe_weights.caffe_pb2 import LayerParameter
@@ -25,7 +27,7 @@ TABLE_2 = """
     conv5_1 conv5_2 conv5_3 pool5 fc6 fc7 fc6-deconv unpool5 deconv5_1 deconv5_2 deconv5_3 unpool4 deconv4_1
     deconv4_2 deconv4_3 unpool3 deconv3_1 deconv3_2 deconv3_3 unpool2 deconv2_1 deconv2_2 unpool1 deconv1_1
     deconv1_2 seg-score-voc"""  # layers, row by row
-ENSEMBLES = {
+ENSEMBLES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "deconv_score .* max(0, fcn_score)": lambda deconv, fcn: deconv * np.maximum(0, fcn),
     "max(deconv_score, fcn_score)": np.maximum,
     "deconv_score + fcn_score": np.add,
