@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli_helpers import refused, run_in
 from made_data import write
 
 from caffe_weights.caffe_pb2 import BNParameter, SolverParameter
@@ -27,8 +29,8 @@ SHORT = ["iter_size=2", "max_iter=2", "snapshot=2", "random_seed=3", "test_iter=
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of two objects, as VOC, made into the data of both stages, with a val list."""
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of two objects, as VOC, with a list val of the same."""
     root = tmp_path_factory.mktemp("voc")
     random = np.random.default_rng(0)
     ids = [f"2007_{i:06}" for i in range(3)]
@@ -43,10 +45,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "ImageSets/Segmentation").mkdir(parents=True)
     for split in ("train", "val"):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of both stages."""
     out = tmp_path_factory.mktemp("stages")
     for split in ("train", "val"):
-        assert make_stage_1(VOC(root, split), out, split) == 6
-        assert make_stage_2(VOC(root, split), out, "windows", split, overlap=0.2) > 6
+        assert make_stage_1(VOC(tree, split), out, split) == 6
+        assert make_stage_2(VOC(tree, split), out, "windows", split, overlap=0.2) > 6
     return out
 
 
@@ -141,3 +149,30 @@ def test_one_iteration_in_the_forks_order(data: Path, faithful: bool) -> None:
     for slot, want in zip(slots, weights, strict=True):
         got = slot.parameter().detach().double()
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6, msg=slot.key)
+
+
+def test_the_commands_make_data_and_train_both_stages(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcn = run_in(tmp_path, monkeypatch)
+    done = fcn("data", "deconvnet", "voc", tree, "--out", "crops", "--proposals", "windows", "--overlap", 0.2,
+               "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    lines = json.loads(done.stdout)["lines"]
+    for key, count in lines.items():
+        assert len((tmp_path / f"crops/{key}_train_imgset/train.txt").read_text().splitlines()) == count
+    small = ("--narrow", 64, "--fc", 4, "--classes", 3, "--side", 32, "--workers", 0, "--init", "msra")
+    train = ("train", "--recipe", "deconvnet", "--data", "deconvnet:crops", *small)
+    done = fcn(*train, "--out", "run", "--iterations", 1, "--set", "iter_size=1", "--lr", "0.01,0.001",
+               "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    runs = json.loads(done.stdout)["runs"]
+    assert [run["iteration"] for run in runs] == [1, 1]
+    rates = [read_solver(tmp_path / f"run/{stage}/solver.prototxt").base_lr for stage in ("stage1", "stage2")]
+    assert rates == [pytest.approx(0.01), pytest.approx(0.001)]
+    first, second = (read_weights(run["weights"]) for run in runs)
+    assert max(float(np.abs(first[name][0] - second[name][0]).max()) for name in first) < 0.01
+    refused(fcn(*train, "--out", "other", "--mirror"), "--mirror", "--recipe deconvnet")
+    refused(fcn("train", "voc-fcn8s", "--data", "voc:x", "--out", "o", "--faithful"), "--faithful")
+    refused(fcn("train", "--recipe", "deconvnet", "--data", "voc:crops", "--out", "o"), "deconvnet:DIR")
+    refused(fcn(*train[:-2], "--out", "o"), "--from VGG16")

@@ -1,4 +1,4 @@
-"""`fcn data check`: what is there of a data set, what is missing, how its classes are spread."""
+"""`fcn data`: what is there of a data set, what is missing, how its classes are spread; DeconvNet's crops."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import click
 from caffe_weights.errors import InputError
 from reproduce.cli import OneLineErrors
 from reproduce.commands.common import fcn_command, json_option, print_json, progress
+from reproduce.commands.deconvnet_stages import data_command as deconvnet_command
 from reproduce.visualize import percent
 
 if TYPE_CHECKING:
     from reproduce.data import Dataset
 
 MOST_NAMED = 5
-KINDS = ("voc", "sbd", "nyud", "siftflow", "pascal-context", "camvid")
+KINDS = ("voc", "sbd", "nyud", "siftflow", "pascal-context", "camvid", "digits")
 
 
 class DataGroup(OneLineErrors, click.Group):
@@ -79,6 +80,7 @@ def check_command(
 
 
 command.add_command(check_command)
+command.add_command(deconvnet_command)
 
 
 def _open(

@@ -23,6 +23,8 @@ from reproduce.commands.common import (
     progress,
     say,
 )
+from reproduce.commands.deconvnet_stages import RECIPE as DECONVNET
+from reproduce.commands.deconvnet_stages import check_no_stages, stage_options, stage_runs
 from reproduce.commands.net import form_options
 from reproduce.commands.train_options import (
     data_options,
@@ -45,6 +47,7 @@ RECIPES = {
     "voc-staged": ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s"),
     "siftflow-staged": ("siftflow-fcn32s", "siftflow-fcn16s", "siftflow-fcn8s"),
     "pascalcontext-staged": ("pascalcontext-fcn32s", "pascalcontext-fcn16s", "pascalcontext-fcn8s"),
+    DECONVNET: ("stage 1", "stage 2"),
 }
 
 
@@ -67,6 +70,7 @@ NAMED_ONLY: dict[str, Any] = {
 @paper_options
 @score_options
 @run_options
+@stage_options
 @form_options
 @precision_option
 @device_option
@@ -95,9 +99,14 @@ def command(
     given = [item for item in (name, recipe, solver_path) if item is not None]
     if len(given) != 1:
         raise InputError("fcn train", " and ".join(given) or "nothing to train", "NAME, --recipe or --solver")
+    if recipe != DECONVNET:
+        check_no_stages(options)
     with _processes(options["device"]):
         if solver_path is not None:
             runs = [_by_solver(Path(solver_path), options)]
+        elif recipe == DECONVNET:
+            changes = [_changes(options, rate) for rate in _rates(options["lr"], len(RECIPES[recipe]))]
+            runs = stage_runs(options, changes, _how(options), _run)
         else:
             runs = _by_names(RECIPES[recipe] if recipe else (str(name),), options)
     if place()[0]:
