@@ -29,6 +29,7 @@ setup(
         "reproduce.parity",
         "reproduce.published",
         "reproduce.published.checks",
+        "reproduce.search",
     ],
     package_data={
         "caffe_weights": ["caffe.proto", "*.pyi", "py.typed"],
