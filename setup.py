@@ -8,6 +8,7 @@ TEST = [
     "opencv-python-headless>=4.5,<5",
     "scikit-learn>=1.4",
     "lmdb>=1.4",
+    "tensorboard>=2.16",
     "grpcio-tools>=1.76",
     "build>=1",
     "ruff>=0.14",
@@ -55,6 +56,7 @@ setup(
     extras_require={
         "test": TEST,
         "lmdb": ["lmdb>=1.4"],
+        "tensorboard": ["tensorboard>=2.16"],
         "crf": ["pydensecrf2>=1.1"],  # builds with a C++ compiler
         "bench": ["psutil>=5.9", "onnxruntime>=1.17", "openvino>=2024.0"],
     },

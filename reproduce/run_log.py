@@ -36,7 +36,10 @@ class RunLog:
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise as_file_error(self.path, error) from None
-        self._board = _board(folder / BOARD, iteration) if tensorboard else None
+        self._board = _writer()(str(folder / BOARD), purge_step=iteration or None) if tensorboard else None
+        for row in self.rows:
+            if row["iteration"] >= iteration:  # a score at the very iteration, which the purge hides
+                self._show(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row. FileError where the disk is full."""
@@ -46,6 +49,9 @@ class RunLog:
             self._file.flush()
         except OSError as error:
             raise FileError(str(self.path), str(as_file_error("", error))) from None
+        self._show(row)
+
+    def _show(self, row: Mapping[str, Any]) -> None:
         if self._board is not None:
             for name, value in numbers(row).items():
                 self._board.add_scalar(name, value, row["iteration"])
@@ -68,11 +74,6 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     tests = row.get("test", {}).items()
     found |= {f"test/{row['test_net']}/{name}": value for name, value in tests}
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-
-
-def _board(folder: Path, iteration: int) -> Any:
-    """A writer that goes on at an iteration: what was written beyond it is hidden."""
-    return _writer()(str(folder), purge_step=iteration or None)
 
 
 def _writer() -> Any:

@@ -54,7 +54,7 @@ def start_trunk(name: str, sources: Sequence[Weights], form: Form) -> tuple[Weig
     layers = infer_shapes(make_net(name, form=form)).layers
     found = Weights()
     for weights in sources:
-        for layer in set(weights) & set(layers):
+        for layer in (name for name in layers if name in weights):
             shapes, wanted = [blob.shape for blob in weights[layer]], list(layers[layer].params)
             if shapes != wanted:
                 found_words, wanted_words = (" and ".join(map(dims, these)) for these in (shapes, wanted))
