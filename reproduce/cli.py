@@ -31,6 +31,7 @@ COMMANDS = {
     "explain-crop": ("explain_crop", "Say where every crop offset of a net comes from."),
     "run": ("run", "Run a net on arrays or pictures and keep its blobs."),
     "segment": ("segment", "Label every pixel of pictures."),
+    "show-activations": ("show_activations", "Draw what the unpooling and deconvolution layers of a net do."),
     "crf": ("crf", "Sharpen a segmentation by the fully connected CRF."),
     "score": ("score", "Score label maps: accuracy and IU, in total and of each class."),
     "classify": ("classify", "Name the most probable classes of pictures."),
