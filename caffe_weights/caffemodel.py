@@ -11,6 +11,8 @@ natural rank, the leading ones are dropped, as Caffe's right-aligned comparison 
 Writing puts fields in the order of their numbers, as Caffe does. A layer whose blobs are the ones that
 were read is written as the bytes that were read, so an unchanged model is byte-identical, also where
 protobuf would write it otherwise (an unknown enum value, unpacked values, fields out of order).
+
+A file of a fork is read and written in its dialect (`caffe_weights.dialects`).
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 
-from caffe_weights import wire
+from caffe_weights import dialects, wire
 from caffe_weights.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V1LayerParameter
+from caffe_weights.dialects import AUTO, Dialect
 from caffe_weights.errors import FormatError
 from caffe_weights.mapped import CAFFE_MOST_BYTES, MappedFile, open_mapped, write_array, write_bytes
 
@@ -57,12 +60,16 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class CaffeModel:
-    """A net as it stands in a file. `net` is of the file's generation; its blobs hold no values."""
+    """A net as it stands in a file. `net` is of the file's generation; its blobs hold no values.
+
+    `dialect` is that of the fork that wrote it, None for BVLC Caffe.
+    """
 
     path: str
     mapped: MappedFile
     net: NetParameter
     layers: tuple[LayerRecord, ...]
+    dialect: Dialect | None = None
 
     @property
     def parameter_layers(self) -> list[LayerRecord]:
@@ -70,15 +77,17 @@ class CaffeModel:
         return [layer for layer in self.layers if layer.blobs]
 
 
-def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
+def read_caffemodel(path: str | os.PathLike[str], dialect: str = AUTO) -> CaffeModel:
     """Map and index a `.caffemodel` or `.caffemodel.gz`. Blobs are read-only views, float32 or float64.
 
-    FormatError where the bytes are no net, a blob's shape does not match its values, or no layer is left.
+    `dialect` is found, or a name that the file has to fit: "bvlc" or one of `caffe_weights.dialects`.
+    FormatError where it does not, the bytes are no net, a blob's shape does not match its values, or no layer
+    is left.
     """
     mapped = open_mapped(path)
     where = str(path)
     stripped = wire.strip(mapped, 0, len(mapped), wire.NET, where)
-    net = _parse_net(stripped.rest, where)
+    net, found = _parse_net(stripped.rest, dialect, where)
     spans = [
         item
         for item in wire.fields(mapped, 0, len(mapped), where)
@@ -90,7 +99,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
         _record(mapped, message, [next(payloads) for _ in _blob_protos(message)], span, where)
         for message, span in zip(messages, spans, strict=True)
     )
-    return CaffeModel(where, mapped, net, layers)
+    return CaffeModel(where, mapped, net, layers, found)
 
 
 def write_model(
@@ -104,19 +113,23 @@ def write_model(
         write_bytes(whole[at : layer.start], out)
         at = layer.start
         if len(blobs) != len(layer.blobs) or any(a is not b for a, b in zip(blobs, layer.blobs, strict=True)):
-            _write_layer(layer.message, blobs, out)
+            _write_layer(layer.message, blobs, out, model.dialect)
             at = layer.end
     write_bytes(whole[at:], out)
 
 
 def write_net(net: NetParameter, blobs_of: Callable[[str], Sequence[np.ndarray]], out: IO[bytes]) -> None:
-    """Write a V2 `net` with the blobs that `blobs_of` gives for each layer name to `out`, unbuffered."""
+    """Write a V2 `net` with the blobs that `blobs_of` gives for each layer name to `out`, unbuffered.
+
+    Layers of forks are written in the dialect of one that has them all. FormatError if there is none.
+    """
+    dialect = dialects.dialect_for(net, f"net {net.name}")
     head = NetParameter()
     head.CopyFrom(net)
     del head.layer[:]
     out.write(head.SerializeToString(deterministic=True))
     for layer in net.layer:
-        _write_layer(layer, blobs_of(layer.name), out)
+        _write_layer(layer, blobs_of(layer.name), out, dialect)
 
 
 def blob_proto_array(blob: BlobProto, payloads: wire.Payloads, mapped: MappedFile, where: str) -> np.ndarray:
@@ -149,9 +162,12 @@ def is_legacy(blob: BlobProto) -> bool:
     return any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
 
 
-def _parse_net(rest: bytes, where: str) -> NetParameter:
+def _parse_net(rest: bytes, wanted: str, where: str) -> tuple[NetParameter, Dialect | None]:
     try:
         net = NetParameter.FromString(rest)
+        dialect = dialects.choose(net, rest, wanted, where)
+        if dialect is not None:
+            net = NetParameter.FromString(dialect.read(rest))
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
         raise FormatError(
             where, f"no caffemodel ({error})", "a NetParameter", "the file is damaged"
@@ -160,7 +176,7 @@ def _parse_net(rest: bytes, where: str) -> NetParameter:
         raise FormatError(where, "no layers", "a net with layers", "the file is cut off or of another kind")
     if net.layer and net.layers:
         raise FormatError(where, "layers of both generations, `layer` and `layers`", "one of them")
-    return net
+    return net, dialect
 
 
 def _in_file_order(net: NetParameter, spans: list[wire.Field]) -> list[Message]:
@@ -243,11 +259,14 @@ class EncodedBlob(NamedTuple):
         out.write(self.tail)
 
 
-def _write_layer(message: Message, blobs: Sequence[np.ndarray], out: IO[bytes]) -> None:
+def _write_layer(
+    message: Message, blobs: Sequence[np.ndarray], out: IO[bytes], dialect: Dialect | None
+) -> None:
     """Write one layer: its settings with the blobs between them, where their field number belongs."""
+    four_sizes = dialect is not None and dialect.four_sizes
     tag = wire.encode_tag(100 if isinstance(message, LayerParameter) else 2, wire.LEN)
-    encoded = [encode_blob(array, _blob_field(message)) for array in blobs]
-    before, after = _around_blobs(message, sum(blob.size for blob in encoded))
+    encoded = [encode_blob(array, _blob_field(message), four_sizes) for array in blobs]
+    before, after = _around_blobs(message, sum(blob.size for blob in encoded), dialect)
     total = len(before) + sum(blob.size for blob in encoded) + len(after)
     out.write(tag + wire.encode_varint(total) + before)
     for blob in encoded:
@@ -261,8 +280,13 @@ def _blob_field(message: Message) -> int:
     return 50 if message.HasField("layer") else 6
 
 
-def encode_blob(array: np.ndarray, number: int) -> EncodedBlob:
-    """A BlobProto of today's form around the values: data (5), shape (7), double_data (8)."""
+def encode_blob(array: np.ndarray, number: int, four_sizes: bool = False) -> EncodedBlob:
+    """A BlobProto of today's form around the values: data (5), shape (7), double_data (8).
+
+    With `four_sizes` that of before 2014: num, channels, height, width (1 to 4), data (5) as float32.
+    """
+    if four_sizes and array.ndim <= 4:
+        return _encode_old_blob(array.astype(np.float32, copy=False), number)
     payload = DOUBLE_DATA if array.dtype == np.float64 else DATA
     values = wire.encode_tag(payload, wire.LEN) + wire.encode_varint(array.nbytes) if array.size else b""
     declared = BlobProto()
@@ -273,13 +297,23 @@ def encode_blob(array: np.ndarray, number: int) -> EncodedBlob:
     return EncodedBlob(wire.encode_tag(number, wire.LEN) + wire.encode_varint(size) + head, array, tail)
 
 
-def _around_blobs(message: Message, blobs_size: int) -> tuple[bytes, bytes]:
+def _encode_old_blob(array: np.ndarray, number: int) -> EncodedBlob:
+    num, channels, height, width = (1,) * (4 - array.ndim) + array.shape
+    sizes = BlobProto(num=num, channels=channels, height=height, width=width).SerializeToString()
+    head = sizes + wire.encode_tag(DATA, wire.LEN) + wire.encode_varint(array.nbytes)
+    size = len(head) + array.nbytes
+    return EncodedBlob(wire.encode_tag(number, wire.LEN) + wire.encode_varint(size) + head, array, b"")
+
+
+def _around_blobs(message: Message, blobs_size: int, dialect: Dialect | None) -> tuple[bytes, bytes]:
     """The encoded layer without blobs, cut where its blobs, `blobs_size` bytes in all, belong."""
     bare = type(message)()
     bare.CopyFrom(message)  # type: ignore[arg-type]
     bare.ClearField("blobs")
     if not (isinstance(bare, V1LayerParameter) and bare.HasField("layer")):
-        return _split_at(bare.SerializeToString(deterministic=True), _blob_field(message))
+        version = 1 if isinstance(bare, V1LayerParameter) else 2
+        encoded = dialects.to_file(bare.SerializeToString(deterministic=True), version, dialect)
+        return _split_at(encoded, _blob_field(message))
     bare.layer.ClearField("blobs")
     before, after = _split_at(bare.layer.SerializeToString(deterministic=True), 50)
     bare.ClearField("layer")

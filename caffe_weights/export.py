@@ -26,6 +26,7 @@ from caffe_weights.caffemodel import (
     write_model,
     write_net,
 )
+from caffe_weights.dialects import AUTO
 from caffe_weights.errors import FileError, FormatError, WeightsError
 from caffe_weights.files import open_input, replace_file
 from caffe_weights.mapped import CAFFE_MOST_BYTES
@@ -63,15 +64,16 @@ _TITLES = {
 }
 
 
-def read_weights(path: PathLike) -> Weights:
+def read_weights(path: PathLike, dialect: str = AUTO) -> Weights:
     """All blobs of a weight file by layer name; views of the file where the format allows.
 
+    `dialect` is that of a caffemodel, as in `read_caffemodel`.
     FileError, FormatError or WeightsError (one line) where the file is missing, of another format than its
     extension says, damaged, or holds no parameters.
     """
     kind = format_of(path)
     check_magic(path, kind)
-    weights = _READERS[kind](path)
+    weights = from_model(read_caffemodel(path, dialect)) if kind == "caffemodel" else _READERS[kind](path)
     if not weights:
         raise WeightsError(
             str(path), "no parameters", "at least one blob", "the file is cut off or only a net"
@@ -156,11 +158,6 @@ def _zip_kind(path: PathLike) -> str:
     if any(name.endswith("data.pkl") for name in names):
         return "torch"
     return "npz" if all(name.endswith(".npy") for name in names) else "zip"
-
-
-def _read_caffemodel(path: PathLike) -> Weights:
-    model = read_caffemodel(path)
-    return from_model(model)
 
 
 def from_model(model: CaffeModel) -> Weights:
@@ -283,7 +280,6 @@ def _check_names(weights: Weights, known: set[str], where: str) -> None:
 
 
 _READERS: dict[str, Callable[[PathLike], Weights]] = {
-    "caffemodel": _read_caffemodel,
     "hdf5": _read_hdf5,
     "safetensors": _read_tensors(read_safetensors),
     "torch": _read_tensors(read_torch),

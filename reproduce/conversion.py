@@ -79,19 +79,23 @@ def convert(
     out_net: str | None = None,
     input_shape: Shape | None = None,
     force: bool = False,
+    dialect: str = "auto",
 ) -> ConversionReport:
     """Read `source`, write `out` in the format of its extension; with `convolutional` also a new prototxt.
 
-    `input_shape` is (C, H, W), the size the classifier was trained for, where the net does not say.
-    InputError, and no output at all, for anything that cannot be done.
+    `input_shape` is (C, H, W), the size the classifier was trained for, where the net does not say; `dialect`
+    that of a source caffemodel, found or given. InputError, and no output at all, for anything that cannot
+    be done.
     """
     format_to = format_of(out)
     if convolutional:
         out_net = out_net or default_out_net(out)
     _check_paths(source, out, net_path, out_net, force)
-    weights = read_weights(source)
+    weights = read_weights(source, dialect)
     report = ConversionReport(source, out, out_net, format_of(source), format_to, 0, 0, 0)
     report.notes += weights.notes
+    if weights.model and weights.model.dialect:
+        report.notes.append(f"read in {weights.model.dialect}")
     with in_net(net_path or source):
         net = _definition(weights, net_path, input_shape, convolutional)
         if convolutional:

@@ -38,6 +38,11 @@ SKIP_NOTE = (
     " -FLT_MAX (MAX) or NaN (AVE), as in Caffe"
 )
 
+BN_NOTE = (
+    "and others like it have 4 blobs (slope, bias, mean, variance), as in the PSPNet fork: not the BN of 2"
+    " blobs (scale, shift) that is run here"
+)
+
 
 @dataclass
 class LayerRow:
@@ -80,8 +85,11 @@ class Inspection:
         return {**asdict(self), "layers": rows}
 
 
-def inspect_file(path: str, check: bool = False) -> Inspection:
-    """List a prototxt (net or solver), a weight file or a mean image; InputError where it is none."""
+def inspect_file(path: str, check: bool = False, dialect: str = "auto") -> Inspection:
+    """List a prototxt (net or solver), a weight file or a mean image; InputError where it is none.
+
+    `dialect` is that of a caffemodel, found or given.
+    """
     from caffe_weights.files import open_input
 
     with open_input(path) as stream:
@@ -92,7 +100,7 @@ def inspect_file(path: str, check: bool = False) -> Inspection:
     elif name.endswith(TEXT_EXTENSIONS) or _is_text(path):
         found = _inspect_text(path, size)
     else:
-        found = _inspect_weights(path, size, check)
+        found = _inspect_weights(path, size, check, dialect)
     found.checked = check
     return found
 
@@ -217,8 +225,8 @@ def _add_shapes(found: Inspection, net: NetParameter) -> None:
     found.parameter_bytes = 4 * found.parameter_count
 
 
-def _inspect_weights(path: str, size: int, check: bool) -> Inspection:
-    weights, kind, notes = _open_weights(path)
+def _inspect_weights(path: str, size: int, check: bool, dialect: str) -> Inspection:
+    weights, kind, notes = _open_weights(path, dialect)
     found = Inspection(path, "weights", _format_name(weights, kind), size, notes=notes)
     types = _layer_types(weights, found)
     names = [record.name for record in weights.model.layers] if weights.model else list(weights)
@@ -227,13 +235,18 @@ def _inspect_weights(path: str, size: int, check: bool) -> Inspection:
         shapes = [tuple(array.shape) for array in arrays]
         row = LayerRow(name, types.get(name, ""), parameters=shapes, dtypes=[str(a.dtype) for a in arrays])
         found.layers.append(row)
+    found.notes += [
+        f"layer {row.name!r} {BN_NOTE}"
+        for row in found.layers
+        if row.type == "BN" and len(row.parameters) == 4
+    ][:1]
     found.parameter_count, found.parameter_bytes = weights.count(), weights.nbytes
     if check:
         found.problems += scan(weights, types)
     return found
 
 
-def _open_weights(path: str) -> tuple[Weights, str, list[str]]:
+def _open_weights(path: str, dialect: str) -> tuple[Weights, str, list[str]]:
     """Weights, their format, remarks; an HDF5 file is read under any name."""
     from caffe_weights.export import format_of, read_weights, sniff
 
@@ -247,7 +260,7 @@ def _open_weights(path: str) -> tuple[Weights, str, list[str]]:
             if not blobs:
                 raise WeightsError(path, "no parameters", "at least one blob")
             return Weights(blobs, source=path), "hdf5", [note]
-    weights = read_weights(path)
+    weights = read_weights(path, dialect)
     return weights, format_of(path), list(getattr(weights, "notes", []))
 
 
@@ -255,7 +268,8 @@ def _format_name(weights: Weights, kind: str) -> str:
     from caffe_weights.upgrade import net_version
 
     if weights.model is not None:
-        return f"caffemodel {net_version(weights.model.net)}"
+        fork = f", {weights.model.dialect}" if weights.model.dialect else ""
+        return f"caffemodel {net_version(weights.model.net)}{fork}"
     return {"hdf5": "HDF5", "torch": "torch zip"}.get(kind, kind)
 
 

@@ -165,7 +165,7 @@ class Slots:
         slots, blobs = self.layers[name], weights[name]
         where = f"{weights.source or 'weights'}: layer {name}"
         if len(blobs) != len(slots):
-            raise WeightsError(where, f"{len(blobs)} blobs", f"{len(slots)}", "give the weights of this net")
+            raise WeightsError(where, f"{len(blobs)} blobs", f"{len(slots)}", _other_blobs(slots, blobs))
         loaded = []
         for slot, blob in zip(slots, blobs, strict=True):
             if is_absent(blob) and slot.owner is not None:
@@ -243,6 +243,16 @@ def _set_mults(slot: Slot, owner: Slot, spec: caffe_pb2.ParamSpec) -> None:
                 f"{value:g}, as layer {layer} has it",
                 "give both the same, or only one of them any",
             )
+
+
+def _other_blobs(slots: Sequence[Slot], blobs: Sequence[np.ndarray]) -> str:
+    """What to do about a wrong number of blobs."""
+    if len(slots) == 2 and len(blobs) == 4 and len({blob.size for blob in blobs}) == 1:
+        return (
+            "a BN of 4 blobs (slope, bias, mean, variance) is the PSPNet fork's, another layer: write it as"
+            " BatchNorm and Scale"
+        )
+    return "give the weights of this net"
 
 
 def _fits(found: Shape, wanted: Shape) -> bool:

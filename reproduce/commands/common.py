@@ -64,6 +64,10 @@ def fcn_command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
+dialect_option = click.option(
+    "--dialect", default="auto", show_default=True, metavar="NAME",
+    help="The fork's dialect of a caffemodel: found by itself, or bvlc, deconvnet, kersner, segnet, ...",
+)  # fmt: skip
 net_option = click.option("--net", "net_path", required=True, metavar="PROTOTXT", help="The net definition.")
 weights_option = click.option(
     "--weights", "weights_path", required=True, metavar="FILE", help="Its weights, in any format we read."

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import click
 
-from reproduce.commands.common import Dimensions, fcn_command, force_option, json_option, print_json, progress
+from reproduce.commands.common import (
+    Dimensions,
+    dialect_option,
+    fcn_command,
+    force_option,
+    json_option,
+    print_json,
+    progress,
+)
 from reproduce.conversion import ConversionReport, convert
 
 
@@ -37,11 +45,12 @@ from reproduce.conversion import ConversionReport, convert
     default=None,
     help="The input the classifier was trained for, where the net does not say.",
 )
+@dialect_option
 @force_option
 @json_option
 def command(
     source: str, out: str, net_path: str | None, convolutional: bool, out_net: str | None,
-    input_shape: tuple[int, ...] | None, force: bool, as_json: bool,
+    input_shape: tuple[int, ...] | None, dialect: str, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert the weights in SOURCE to the format of OUT's extension.
 
@@ -65,7 +74,7 @@ def command(
     if input_shape and not convolutional:
         raise click.UsageError("--input-shape goes with --convolutional")
     with progress("converting"):
-        report = convert(source, out, net_path, convolutional, out_net, input_shape, force)
+        report = convert(source, out, net_path, convolutional, out_net, input_shape, force, dialect)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from reproduce.cli import EXIT_CHECK_FAILED
-from reproduce.commands.common import fcn_command, json_option, print_json, progress
+from reproduce.commands.common import dialect_option, fcn_command, json_option, print_json, progress
 from reproduce.inspection import Inspection, LayerRow, inspect_file
 
 
@@ -16,9 +16,10 @@ from reproduce.inspection import Inspection, LayerRow, inspect_file
 @click.option(
     "--check", is_flag=True, help="Scan the values: NaN, infinities, all-zero filters. Exit 1 if any."
 )
+@dialect_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, file: str, check: bool, as_json: bool) -> None:
+def command(ctx: click.Context, file: str, check: bool, dialect: str, as_json: bool) -> None:
     """List what FILE holds: a prototxt, a weight file of any format, or a mean image.
 
     Needs no torch (but for .pt and .pth) and reads no values unless asked to --check them.
@@ -27,7 +28,8 @@ def command(ctx: click.Context, file: str, check: bool, as_json: bool) -> None:
     Keys of --json:
       file, bytes       the file and its size
       kind              net, solver, weights or mean
-      format            with the version where the format has one
+      format            with the version where the format has one, and the
+                        fork's dialect where it is in one
       net_name          the net's own name
       layers            name, type, bottoms, tops, shapes (of the tops),
                         parameters (their shapes), dtypes, parameter_count
@@ -38,7 +40,7 @@ def command(ctx: click.Context, file: str, check: bool, as_json: bool) -> None:
       problems          what is wrong; with --check the exit code is 1
     """
     with progress("checking" if check else "reading"):
-        found = inspect_file(file, check)
+        found = inspect_file(file, check, dialect)
     if as_json:
         print_json(found.as_dict())
     else:
