@@ -30,7 +30,7 @@ from reproduce.nets.data import read_param_str
 
 COMMON = {"split", "seed", "randomize"}
 OURS = "reproduce.data"
-CHANGES = frozenset({"mirror", "jitter", "sample", "cell", "batch"})
+CHANGES = frozenset({"mirror", "jitter", "sample", "cell", "crop", "shrink", "batch"})
 OPTIONS = {"nyud": "modalities", "siftflow": "targets", "pascal-context": "voc"}
 
 
@@ -122,7 +122,8 @@ def layer_data(layer: LayerParameter, folder: str | Path = "") -> LayerData:
     if len(layer.top) != len(dataset.parts):
         raise NetError(where, f"{len(layer.top)} tops", f"{len(dataset.parts)}: {', '.join(dataset.parts)}")
     changes = Augment(bool(settings.get("mirror")), settings.get("jitter", 0), settings.get("seed") or SEED,
-                      settings.get("sample", 1.0), settings.get("cell", 1))  # fmt: skip
+                      settings.get("sample", 1.0), settings.get("cell", 1), settings.get("crop", 0),
+                      settings.get("shrink", 1))  # fmt: skip
     random = changes if changes.does_something else None
     blobs = tuple(layer.top)
     return LayerData(dataset, make_order(dataset, settings), blobs, settings.get("batch", 1), random)
@@ -132,7 +133,7 @@ def own_layer(
     name: str, tops: Sequence[str], kind: str, folder: PathLike, split: str, **settings: Any
 ) -> LayerParameter:
     """A layer that feeds one of our data sets. `settings`: seed, randomize, batch, mirror, jitter, sample,
-    cell, and those of the data set (modalities, targets, voc)."""
+    cell, crop, shrink, and those of the data set (modalities, targets, voc)."""
     values = {"dir": str(folder), "split": split, **settings}
     param = PythonParameter(module=OURS, layer=kind, param_str=str(values))
     return LayerParameter(name=name, type="Python", top=tops, python_param=param)
@@ -158,9 +159,9 @@ def _check_settings(settings: Mapping[str, Any], layer: PythonLayer) -> None:
     if not isinstance(settings["split"], str) or not (seed is None or type(seed) is int):
         name = "split" if not isinstance(settings["split"], str) else "seed"
         raise InputError("param_str", f"{name} {settings[name]!r}", "split a text, seed a whole number")
-    for name in ("jitter", "batch", "cell"):
+    for name in ("jitter", "batch", "cell", "crop", "shrink"):
         value = settings.get(name, 1)
-        if type(value) is not int or value < (name != "jitter"):
+        if type(value) is not int or value < (name not in ("jitter", "crop")):
             raise InputError("param_str", f"{name} {value!r}", "a whole number, not negative")
     sample = settings.get("sample", 1.0)
     if type(sample) not in (int, float) or not 0 < sample <= 1:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-VOID = 255
+from reproduce.data.crops import VOID, cropped, shrunk
 
 
 def picture_blob(image: np.ndarray, mean: Sequence[float]) -> np.ndarray:
@@ -35,18 +35,21 @@ def depth_blob(depth: np.ndarray, mean: float) -> np.ndarray:
 @dataclass(frozen=True)
 class Augment:
     """Random changes of an item. `mirror`: half are flipped; `jitter`: the most pixels moved either way;
-    `sample`: the probability that a square of `cell` x `cell` labels stays, each for itself."""
+    `sample`: the probability that a square of `cell` x `cell` labels stays, each for itself; then pictures
+    are made smaller by `shrink` and cut to `crop` x `crop` pixels at a random place (0: left whole)."""
 
     mirror: bool = False
     jitter: int = 0
     seed: int = 1337
     sample: float = 1.0
     cell: int = 1
+    crop: int = 0
+    shrink: int = 1
 
     @property
     def does_something(self) -> bool:
         """Whether items are changed at all."""
-        return self.mirror or bool(self.jitter) or self.sample < 1
+        return self.mirror or bool(self.jitter) or self.sample < 1 or bool(self.crop) or self.shrink > 1
 
     def __call__(self, blobs: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
         """Change all blobs C x H x W of an item alike; `number` is the picture's in the run and fixes how.
@@ -57,7 +60,9 @@ class Augment:
         flip = bool(random.integers(2)) and self.mirror
         down, right = (int(step) for step in random.integers(-self.jitter, self.jitter + 1, 2))
         blobs = {name: moved(blob[:, :, ::-1] if flip else blob, down, right) for name, blob in blobs.items()}
-        return self._sampled(blobs, random) if self.sample < 1 else blobs
+        blobs = self._sampled(blobs, random) if self.sample < 1 else blobs
+        blobs = shrunk(blobs, self.shrink) if self.shrink > 1 else blobs
+        return cropped(blobs, self.crop, random) if self.crop else blobs
 
     def _sampled(self, blobs: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
         height, width = next(iter(blobs.values())).shape[1:]
