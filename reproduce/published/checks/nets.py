@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from caffe_weights.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from caffe_weights.errors import NetError
@@ -25,7 +25,7 @@ from surgery.grid import Graph
 from surgery.shapes import NetShapes, infer_shapes
 
 LEARNED = ("Convolution", "InnerProduct")
-UP_SAMPLING = "Deconvolution"
+T = TypeVar("T")
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Nets:
     make: Callable[[str, str], NetParameter] = make_net
     solver: Callable[..., SolverParameter] = named_solver
     _nets: dict[tuple[str, str], NetParameter] = field(default_factory=dict)
-    _shapes: dict[str, NetShapes] = field(default_factory=dict)
     _solvers: dict[str, SolverParameter] = field(default_factory=dict)
+    _found: dict[tuple[Callable[..., Any], str], Any] = field(default_factory=dict)
 
     def net(self, name: str, split: str = "deploy") -> NetParameter:
         """The net of a split; not to be changed."""
@@ -47,9 +47,15 @@ class Nets:
 
     def shapes(self, name: str) -> NetShapes:
         """All shapes of the deploy form."""
-        if name not in self._shapes:
-            self._shapes[name] = infer_shapes(self.net(name))
-        return self._shapes[name]
+        return self.once(infer_shapes, name)
+
+    def once(self, function: Callable[[NetParameter], T], name: str) -> T:
+        """`function` of the deploy form, called once."""
+        key = function, name
+        if key not in self._found:
+            self._found[key] = function(self.net(name))
+        found: T = self._found[key]
+        return found
 
     def settings(self, name: str) -> SolverParameter:
         """The solver of a net, or of one of its splits as `deconvnet/stage1`."""
