@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -13,13 +17,14 @@ from cli_helpers import Fcn, refused, run_in
 from PIL import Image
 
 from caffe_weights.caffe_pb2 import Datum
-from caffe_weights.export import read_weights
+from caffe_weights.export import read_weights, write_weights
 from caffe_weights.prototxt import parse_net
 from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
 from reproduce.data.reading import ReaderFeed
 from reproduce.run_log import read_log
 from reproduce.solver import Solver
+from reproduce.tolerances import NET, worst_difference
 
 LENET = """
 name: "LeNet"
@@ -257,3 +262,65 @@ def test_a_source_is_looked_for_beside_the_net_first(fcn: Fcn, tmp_path: Path) -
     np.testing.assert_array_equal(feed(0)["data"].numpy(), digits(0, 7)[0][:4])
     far = ReaderFeed(net.layer[0], tmp_path / "elsewhere", "TRAIN", 0)
     np.testing.assert_array_equal(far(0)["data"].numpy(), digits(2, 8)[0][:4])
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_rows_of_a_shuffled_source(fcn: Fcn, tmp_path: Path) -> None:
+    """torchrun's part of the environment, by hand: the update is that of one process with both passes."""
+    write_model(tmp_path, hdf5("shuffle: true"), ratio=0, solver=SOLVER + "iter_size: 2")
+    assert fcn(*RUN, "--out", "alone", "--iterations", "5").exit_code == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "reproduce", *RUN, "--out", "both", "--resume", "--keep", "1"]
+    for last in ("2", "5"):  # stopped and resumed on the way
+        processes = [
+            subprocess.Popen([*command, "--iterations", last], env={**os.environ, **place, "RANK": rank})
+            for rank in ("0", "1")
+        ]
+        assert [process.wait(120) for process in processes] == [0, 0]
+    one, other = weights_of(tmp_path / "alone", 5), weights_of(tmp_path / "both", 5)
+    for name in one:
+        for a, b in zip(one[name], other[name], strict=True):
+            assert worst_difference(b, a, channels=False)[0] <= NET, name
+
+
+CAFFE = """
+import sys, numpy as np, caffe
+solver = caffe.get_solver("solver.prototxt")
+solver.net.copy_from("start.caffemodel")
+losses = []
+for _ in range(8):
+    solver.step(1)
+    losses.append(float(solver.net.blobs["loss"].data))
+solver.net.save("caffe.caffemodel")
+np.save("losses.npy", losses)
+"""
+
+
+def test_caffe_reads_the_same_rows(fcn: Fcn, tmp_path: Path) -> None:
+    """The losses and weights of real Caffe on the same files from the same start."""
+    python = os.environ.get("CAFFE_PYTHON")
+    if not python:
+        pytest.skip("CAFFE_PYTHON names no interpreter that has Caffe")
+    model = tmp_path / "model"
+    never = SOLVER.replace("test_interval: 4", "test_interval: 1000 test_initialization: false")
+    write_model(tmp_path, hdf5(""), ratio=0, solver=never.replace("snapshot: 2", "snapshot: 0"))
+    start = Solver.from_prototxt(
+        model / "solver.prototxt", input_shapes={"data": (4, 1, 10, 10), "label": (4,)}
+    )
+    write_weights(start.net.weights(), model / "start.caffemodel", start.net.definition)
+    for name in ("train.txt", "test.txt"):  # Caffe looks from the working directory
+        (tmp_path / name).write_text((model / name).read_text())
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run([python, "-c", CAFFE], cwd=model, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    run = fcn(*RUN, "--from", "model/start.caffemodel", "--out", "run")
+    assert run.exit_code == 0, run.stderr
+    losses = [row["loss"] for row in read_log(tmp_path / "run/log.jsonl") if "loss" in row]
+    np.testing.assert_allclose(losses, np.load(model / "losses.npy"), rtol=1e-5)
+    got, want = weights_of(tmp_path / "run", 8), read_weights(model / "caffe.caffemodel")
+    for name, blobs in want.items():
+        for a, b in zip(got[name], blobs, strict=True):
+            assert worst_difference(a, b, channels=False)[0] <= NET, name
