@@ -7,7 +7,8 @@ mass. Departures: the height alone is made 20, the width follows; scaling is bic
 
 A strip holds several such digits in one image of height 28, which is how convolutional nets first read
 more than they were trained on (Matan et al. 1992). `FIELD` and `STRIDE` are those of LeNet: its
-fully convolutional form looks at one field every 4 pixels.
+fully convolutional form looks at one field every 4 pixels. A canvas holds digits of any height at any place,
+with the class of each pixel: a composite of real digits, not a real segmentation set.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ FIELD = 28
 STRIDE = 4
 HEIGHT = 20
 MARGIN = FIELD - HEIGHT
+GROUND = 0  # the class of a canvas where there is no ink; digit d is 1 + d
+INK = 0.3  # above it a pixel belongs to the digit
+TRIES = 20  # places looked at for a digit before it is left out
 
 
 def draw_digit(image: np.ndarray) -> np.ndarray:
@@ -65,16 +69,44 @@ def draw_strip(
     return np.concatenate(columns, axis=1), centres
 
 
+def draw_canvas(
+    images: Sequence[np.ndarray] | np.ndarray,
+    digits: Sequence[int] | np.ndarray,
+    heights: Sequence[int] | np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw digits of `heights` pixels on a canvas at random places where they do not touch.
+
+    Each of `images` is 8 x 8 (values 0..16) and shows the digit of `digits`; one that finds no place is left
+    out. Returns the picture, float32 size x size in [0, 1], and its classes, uint8: 0 ground, 1 + d digit d.
+    """
+    picture, classes = np.zeros((size, size), np.float32), np.full((size, size), GROUND, np.uint8)
+    taken = np.zeros((size, size), bool)
+    for image, digit, height in zip(images, digits, heights, strict=True):
+        ink = _scaled_ink(image, int(height), size)
+        rows, columns = ink.shape
+        for _ in range(TRIES):
+            top, left = (int(rng.integers(0, size - side + 1)) for side in ink.shape)
+            place = slice(top, top + rows), slice(left, left + columns)
+            if not taken[place].any():
+                taken[place] = True
+                picture[place] = ink
+                classes[place][ink > INK] = 1 + digit
+                break
+    return picture, classes
+
+
 def field_centres(width: int) -> np.ndarray:
     """Columns at the middle of the fields that LeNet sees on a strip of this width: 14, 18, 22, ..."""
     return np.arange(0, width - FIELD + 1, STRIDE) + FIELD // 2
 
 
-def _scaled_ink(image: np.ndarray) -> np.ndarray:
+def _scaled_ink(image: np.ndarray, height: int = HEIGHT, widest: int = FIELD - 2) -> np.ndarray:
     rows, columns = np.nonzero(image)
     box = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    width = min(max(round(box.shape[1] * HEIGHT / box.shape[0]), 1), FIELD - 2)
-    scaled = Image.fromarray(box.astype(np.float32) / 16).resize((width, HEIGHT), Image.Resampling.BICUBIC)
+    width = min(max(round(box.shape[1] * height / box.shape[0]), 1), widest)
+    scaled = Image.fromarray(box.astype(np.float32) / 16).resize((width, height), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(scaled), 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""The data sets of the FCN papers, and CamVid, behind one interface; see `reproduce.data.base.Dataset`."""
+"""The data sets of the FCN papers, CamVid, and composites of digits; see `reproduce.data.base.Dataset`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from caffe_weights.errors import InputError
 from caffe_weights.files import PathLike
 from reproduce.data.base import Dataset
 from reproduce.data.camvid import CamVid
+from reproduce.data.digits import Digits
 from reproduce.data.nyud import NYUD
 from reproduce.data.pascal_context import PASCALContext
 from reproduce.data.sbd import SBD
@@ -18,7 +19,7 @@ from reproduce.data.voc import VOC
 __all__ = ["DATASETS", "Dataset", "open_data", "parse_data"]
 
 DATASETS: dict[str, type[Dataset]] = {
-    kind.kind: kind for kind in (VOC, SBD, NYUD, SIFTFlow, PASCALContext, CamVid)
+    kind.kind: kind for kind in (VOC, SBD, NYUD, SIFTFlow, PASCALContext, CamVid, Digits)
 }
 
 
