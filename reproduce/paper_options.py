@@ -114,6 +114,11 @@ def balance_losses(net: NetParameter, gains: Mapping[str, Path]) -> None:
     """
     for layer in losses(net):
         layer.type = BALANCED
+        param = layer.loss_param
+        if param.HasField("normalize"):  # which Caffe refuses in an InfogainLoss
+            if not param.HasField("normalization"):
+                param.normalization = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+            param.ClearField("normalize")
         layer.infogain_loss_param.source = str(gains[layer.bottom[1]])
         if layer.HasField("softmax_param"):
             layer.infogain_loss_param.axis = layer.softmax_param.axis

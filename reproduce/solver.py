@@ -95,20 +95,9 @@ class Solver:
         self.precision = Precision(precision, device)
         self.rank, self.processes = _place()
         self.rate = LearningRate(self.param)
-        tests = test_definitions(self.param, self.folder)
-        train = train_definition(self.param, self.folder)
-        seed = self.param.random_seed if self.param.random_seed >= 0 else None
-        if seed is not None:
-            torch.manual_seed(seed + self.rank)
-        with in_net(train.path):
-            self.net = Net(train.net, phase=None, seed=seed, **options)
-            check_losses(self.net)
-        for source in [*self._own_weights(), *([] if weights is None else [weights])]:
-            load_weights(self.net, source)
-        self.test_nets = [make_test_net(item, self.net, options).to(device) for item in tests]
-        self.net.to(device)
+        self.net, self.test_nets = self._make_nets([] if weights is None else [weights], options)
         for net in (self.net, *self.test_nets):
-            self.precision.prepare(net)
+            self.precision.prepare(net.to(device))
         self.net.checkpointing = checkpoint
         self._share_start()
         self.optimizer = make_optimizer(self.param, self.net)
@@ -121,9 +110,8 @@ class Solver:
         self._first = 0  # the iteration of the first loss
         self.test_data: Sequence[Source] = ()
         self.on_test: Callable[[int, dict[str, np.ndarray]], None] | None = None
-        self.states: dict[str, Any] = (
-            {} if self.precision.scaler is None else {"scaler": self.precision.scaler}
-        )
+        scaler = self.precision.scaler
+        self.states: dict[str, Any] = {"scaler": scaler} if scaler else {}
         self._shown = (0, time.monotonic())
 
     @classmethod
@@ -245,6 +233,22 @@ class Solver:
             log.warning("%s: no random state and data position beside it, both start anew", path)
         else:
             self._resume(resume)
+
+    def _make_nets(
+        self, weights: Sequence[str | Path | Weights], options: dict[str, Any]
+    ) -> tuple[Net, list[Net]]:
+        """The net to train, with its weights, and those to test, which share them."""
+        tests = test_definitions(self.param, self.folder)
+        train = train_definition(self.param, self.folder)
+        seed = self.param.random_seed if self.param.random_seed >= 0 else None
+        if seed is not None:
+            torch.manual_seed(seed + self.rank)
+        with in_net(train.path):
+            net = Net(train.net, phase=None, seed=seed, **options)
+            check_losses(net)
+        for source in [*self._own_weights(), *weights]:
+            load_weights(net, source)
+        return net, [make_test_net(item, net, options) for item in tests]
 
     def _own_weights(self) -> list[Path]:
         names = [name.strip() for item in self.param.weights for name in item.split(",")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import torch
 from cli_helpers import Fcn, refused, run_in
 from made_data import make_camvid, make_siftflow, write, write_list
 
-from caffe_weights.caffe_pb2 import BlobProto, NetParameter, SolverParameter
+from caffe_weights.caffe_pb2 import BlobProto, LossParameter, NetParameter, SolverParameter
 from caffe_weights.errors import FormatError, InputError
 from caffe_weights.export import read_weights
-from caffe_weights.prototxt import read_net, read_solver
+from caffe_weights.prototxt import format_net, read_net, read_solver
 from caffe_weights.upgrade import load_net
 from reproduce.balance import class_weights, count_classes, gain_matrix, inverse, median_frequency
 from reproduce.data import open_data
@@ -137,6 +139,7 @@ def test_balanced_loss_and_gradient_are_the_weighted_sum(tmp_path: Path, normali
     net = loss_net(normalize)
     balance_losses(net, {"label": tmp_path / "gain.binaryproto"})
     assert net.layer[-1].type == "InfogainLoss"  # Caffe's own
+    assert not net.layer[-1].loss_param.HasField("normalize")  # which Caffe refuses there
     scores = rng.normal(size=(2, 4, 5, 6))
     label = rng.integers(0, 4, (2, 5, 6))
     label[rng.random(label.shape) < 0.2] = 255
@@ -190,7 +193,8 @@ def test_a_balanced_run(fcn: Fcn, tmp_path: Path) -> None:
     done = fcn(*run, "--iterations", "2", "--score-every", "2", "--json")
     assert done.exit_code == 0, (done.stderr, done.exception)
     net = read_net(tmp_path / "run/train.prototxt")
-    assert (net.layer[-1].type, net.layer[-1].loss_param.normalize) == ("InfogainLoss", False)
+    assert net.layer[-1].type == "InfogainLoss"
+    assert net.layer[-1].loss_param.normalization == LossParameter.BATCH_SIZE
     blob = BlobProto.FromString(Path(net.layer[-1].infogain_loss_param.source).read_bytes())
     data = open_data("camvid", tmp_path / "data")
     weights = median_frequency(*count_classes(data, "label"))
@@ -251,8 +255,8 @@ def test_sampling_keeps_squares_of_the_labels() -> None:
 
 
 def test_sampling_changes_neither_mirroring_nor_jitter() -> None:
-    blobs: dict[str, np.ndarray] = {"data": np.random.default_rng(0).normal(size=(3, 9, 9)).astype(np.float32),
-             "label": np.zeros((1, 9, 9), np.uint8)}  # fmt: skip
+    data = np.random.default_rng(0).normal(size=(3, 9, 9)).astype(np.float32)
+    blobs: dict[str, np.ndarray] = {"data": data, "label": np.zeros((1, 9, 9), np.uint8)}
     plain, sampled = (Augment(True, 3, sample=p)(blobs, 4) for p in (1.0, 0.5))
     np.testing.assert_array_equal(plain["data"], sampled["data"])
     assert ((sampled["label"] == plain["label"]) | (sampled["label"] == 255)).all()
@@ -331,3 +335,44 @@ def test_a_run_of_the_last_layer(fcn: Fcn, tmp_path: Path) -> None:
         fcn("train", "--solver", "run/solver.prototxt", "--only-last", "--out", "x"),
         "--only-last: given with",
     )
+
+
+CAFFE = """
+import numpy as np, caffe
+arrays = np.load("arrays.npz")
+net = caffe.Net("net.prototxt", caffe.TRAIN)
+for name in ("score", "label"):
+    net.blobs[name].data[...] = arrays[name]
+net.forward()
+net.backward()
+np.savez("result.npz", loss=net.blobs["loss"].data, diff=net.blobs["score"].diff)
+"""
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_caffe_balances_so_too(tmp_path: Path, normalize: bool) -> None:
+    python = os.environ.get("CAFFE_PYTHON")
+    if not python:
+        pytest.skip("CAFFE_PYTHON names no interpreter that has Caffe")
+    rng = np.random.default_rng(3)
+    (tmp_path / "gain.binaryproto").write_bytes(gain_matrix(np.array([0.25, 1.0, 3.5, 0.0])))
+    net = loss_net(normalize)
+    net.force_backward = True
+    balance_losses(net, {"label": tmp_path / "gain.binaryproto"})
+    (tmp_path / "net.prototxt").write_text(format_net(net))
+    label = rng.integers(0, 4, (2, 1, 5, 6)).astype(np.float32)
+    label[rng.random(label.shape) < 0.2] = 255
+    score = rng.normal(size=(2, 4, 5, 6)).astype(np.float32)
+    np.savez(tmp_path / "arrays.npz", score=score, label=label)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, "-c", CAFFE], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    result = np.load(tmp_path / "result.npz")
+    x = torch.tensor(score, requires_grad=True)
+    loss = Net(net, phase="TRAIN")(score=x, label=label)["loss"]
+    loss.sum().backward()
+    assert float(loss.detach()) == pytest.approx(float(result["loss"]), rel=1e-5)
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), result["diff"], atol=1e-6 * np.abs(result["diff"]).max())
