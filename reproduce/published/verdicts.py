@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reproduce.data import DATASETS
 from reproduce.nets import NETS
-from reproduce.published.checks import TIERS, Check, Context, Finding, Tier
+from reproduce.published.checks import TIERS, Check, Context, Finding, Tier, finding
 from reproduce.published.claims import Claim, Value, load_claims
 from reproduce.published.contradictions import Found, find, load_contradictions
 from reproduce.published.counts import COUNTS
@@ -138,7 +138,7 @@ class _Judge:
         """The verdict, contradictions apart."""
         required = requirement_of(claim, self.requirements)
         outcomes = self.outcomes.get(claim.id, [])
-        found = self.checks[claim.id](claim, self.context) if claim.id in self.checks else None
+        found = finding(self.checks[claim.id], claim, self.context) if claim.id in self.checks else None
         if found is not None and not found.status:
             return replace(_compared(claim, found), notes=tuple(map(_note, outcomes)))
         verdict = self._from_given(claim, required)
@@ -218,10 +218,10 @@ def _takes(required: Requirement) -> str:
 
 def _compared(claim: Claim, found: Finding) -> Verdict:
     assert found.value is not None
-    agrees = claim.agrees(found.value)
-    reason = "" if agrees else found.reason
-    status = "reproduced" if agrees else "differs"
-    return Verdict(claim, status, found.value, found.tier, found.how, reason)
+    if not claim.agrees(found.value):
+        return Verdict(claim, "differs", found.value, found.tier, found.how, found.reason)
+    how = f"{found.how}; {found.reason}" if found.reason else found.how
+    return Verdict(claim, "reproduced", found.value, found.tier, how)
 
 
 def _without(claim: Claim, found: Finding) -> Verdict:
@@ -245,7 +245,7 @@ def _follows(verdict: Verdict, outcomes: Sequence[Outcome]) -> Verdict:
     wrong = [outcome for outcome in outcomes if not outcome.holds]
     shown = (wrong or outcomes)[0]
     rest = tuple(_note(outcome) for outcome in outcomes if outcome is not shown)
-    notes = (*rest, f"{verdict.status}: {verdict.how}")
+    notes = (*rest, f"{verdict.status}: {verdict.how}") if verdict.status.startswith("needs") else rest
     status = "inconsistent" if wrong else "consistent"
     return replace(verdict, status=status, how=shown.words, value=shown.value, notes=notes)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from caffe_weights.errors import NetError
 from reproduce.published.checks.nets import Nets
 from reproduce.published.claims import Claim, Value
 
@@ -30,9 +31,9 @@ TIERS: dict[Tier, str] = {
 class Finding:
     """What a check found: a value in base units (see `Claim.agrees`) and in one line how.
 
-    `reason` says why the value differs, where it does and that is known. `status`, one of those of
-    `reproduce.published.verdicts`, stands in for the comparison: `not built`, `out of scope`; then `value`
-    is None and `reason` names the system.
+    `reason` says why the value differs, where it does and that is known, or what one that agrees means.
+    `status`, one of those of `reproduce.published.verdicts`, stands in for the comparison: `not built`,
+    `out of scope`; then `value` is None and `reason` names the system.
     """
 
     value: Value | None
@@ -50,6 +51,14 @@ class Context:
 
 
 Check = Callable[[Claim, Context], Finding]
+
+
+def finding(check: Check, claim: Claim, context: Context) -> Finding:
+    """What a check finds; of nets that cannot be computed the error, which agrees with no print."""
+    try:
+        return check(claim, context)
+    except NetError as error:
+        return Finding("none", reason=f"it cannot be computed: {error}")
 
 
 def recomputed(function: Callable[..., Value], *args: Any, reason: str = "") -> Check:
