@@ -45,7 +45,7 @@ def next_strides(stride: int) -> tuple[int, ...]:
 
 def paths(layers: int = LAYERS, first: tuple[int, ...] = FIRST) -> Iterator[tuple[int, ...]]:
     """All paths of `layers` cells whose first cell is at one of the strides `first`."""
-    waiting = [(stride,) for stride in reversed(first)]
+    waiting: list[tuple[int, ...]] = [(stride,) for stride in reversed(first)]
     while waiting:
         path = waiting.pop()
         if len(path) == layers:
