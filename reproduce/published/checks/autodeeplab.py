@@ -185,6 +185,16 @@ def unit_test_shapes(nets: Nets) -> str:
     return f"Stem {_words(blobs['stem3'])}; cells " + "; ".join(words)
 
 
+def table_2() -> dict[str, Check]:
+    """Rows S, M and L: F, multiply-adds, parameters."""
+    checks = {}
+    for index, name in ((1, NAMES["S"]), (5, NAMES["M"]), (9, NAMES["L"])):
+        checks[f"AD.T2-{index:02}"] = transcribed(filters, name)
+        checks[f"AD.T2-{index + 1:02}"] = multiply_adds(name)
+        checks[f"AD.T2-{index + 2:02}"] = recomputed(learnable, name)
+    return checks
+
+
 def _words(shape: tuple[int, ...]) -> str:
     return f"{shape[2]}x{shape[3]}x{shape[1]}"
 
@@ -195,16 +205,6 @@ def _numbers(numbers: list[int]) -> str:
 
 def _state(source: str, *first: str) -> int:
     return first.index(source) if source in first else int(source.split()[1]) + 1
-
-
-def table_2() -> dict[str, Check]:
-    """Rows S, M and L: F, multiply-adds, parameters."""
-    checks = {}
-    for index, name in ((1, NAMES["S"]), (5, NAMES["M"]), (9, NAMES["L"])):
-        checks[f"AD.T2-{index:02}"] = transcribed(filters, name)
-        checks[f"AD.T2-{index + 1:02}"] = multiply_adds(name)
-        checks[f"AD.T2-{index + 2:02}"] = recomputed(learnable, name)
-    return checks
 
 
 CHECKS: dict[str, Check] = {
@@ -223,11 +223,13 @@ CHECKS: dict[str, Check] = {
     "AD.S-25": recomputed(cells),
     "AD.S-26": recomputed(edges),
     **{f"AD.S-{number:02}": without("not built", SEARCH) for number in (7, 9, 10, 17)},
+    "AD.TR-01": transcribed(of.solver_setting, "base_lr", SMALL),
     "AD.TR-05": transcribed(stem, SMALL),
     "AD.TR-06": without("not built", DATA_SET.format("Cityscapes")),
     "AD.TR-07": without("not built", DATA_SET.format("Cityscapes, coarse annotations")),
     "AD.TR-08": without("not built", DATA_SET.format("VOC 2012 train with SBD (train_aug)")),
     "AD.TR-09": without("not built", DATA_SET.format("ADE20K")),
+    "AD.TR-10": transcribed(of.solver_setting, "power", SMALL),
     "AD.G-01": transcribed(levels, SMALL),
     "AD.G-02": transcribed(strides, SMALL),
     "AD.G-03": transcribed(operations),

@@ -145,6 +145,8 @@ CHECKS: dict[str, Check] = {
     "DN.TR-06": transcribed(of.solver_setting, "max_iter", STAGE_2, reason=CUT_AT_LAST),
     "DN.TR-10": transcribed(resized_and_cropped, "stage1"),
     "DN.TR-11": transcribed(constant, boxes.CONTEXT, reason=RECALLED_CONTEXT),
+    "DN.TR-12": transcribed(constant, boxes.EDGE_BOXES),
+    "DN.TR-13": transcribed(released_rule, "most"),
     "DN.RP-01": transcribed(batch, "stage1"),
     "DN.RP-02": transcribed(steps, STAGE_1),
     "DN.RP-03": transcribed(steps, STAGE_2),

@@ -18,6 +18,7 @@ from caffe_weights.caffe_pb2 import LayerParameter, NetParameter, SolverParamete
 from caffe_weights.errors import NetError
 from reproduce.nets import make_net, named_solver
 from reproduce.nets.data import read_param_str
+from reproduce.paper_options import equivalent_momentum
 from surgery.convolutionize import convolutionize
 from surgery.coordinates import crop_offset, map_to_input
 from surgery.coordinates import receptive_field as field_of
@@ -150,12 +151,12 @@ def outputs(nets: Nets, name: str, layer: str, without: int = 0) -> int:
 
 
 def layer_setting(nets: Nets, name: str, layer: str, path: str, split: str = "deploy") -> Any:
-    """A field of a layer by its path, as `convolution_param.pad.0`; defaults count as in Caffe."""
+    """A setting of a layer by its path, as `convolution_param.pad.0`; defaults count as in Caffe."""
     return _follow(nets.layer(name, layer, split), path)
 
 
 def solver_setting(nets: Nets, path: str, *names: str) -> Any:
-    """A field of the solver of a net, or of several that agree."""
+    """A setting of the solver of a net, or of several whose solvers agree."""
     return _one([_follow(nets.settings(name), path) for name in names])
 
 
@@ -167,7 +168,9 @@ def rate_drop(nets: Nets, *names: str) -> float | str:
 
 def momentum_of_one(nets: Nets, name: str) -> float:
     """The momentum that with batches of one keeps as much of an image as the net's does with its batches."""
-    return float(solver_setting(nets, "momentum", name) ** (1 / solver_setting(nets, "iter_size", name)))
+    return equivalent_momentum(
+        solver_setting(nets, "momentum", name), solver_setting(nets, "iter_size", name), 1
+    )
 
 
 def filler(nets: Nets, name: str, layer: str, field: str = "weight_filler") -> str:
