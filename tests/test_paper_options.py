@@ -331,10 +331,9 @@ def test_a_run_of_the_last_layer(fcn: Fcn, tmp_path: Path) -> None:
     }
     assert moved == {"score_fr"}
     assert load_net(tmp_path / "run/train.prototxt").layer[1].param[0].lr_mult == 0
-    refused(
-        fcn("train", "--solver", "run/solver.prototxt", "--only-last", "--out", "x"),
-        "--only-last: given with",
-    )
+    for option, more in (("--only-last", ()), ("--sample-cell", ("2",)), ("--narrow", ("2",))):
+        done = fcn("train", "--solver", "run/solver.prototxt", option, *more, "--out", "x")
+        refused(done, f"{option}: given with --solver; wanted nothing")
 
 
 CAFFE = """

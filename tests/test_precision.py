@@ -270,3 +270,34 @@ def test_the_command_takes_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     refused(fcn(*train, "--out", "x", "--precision", "tf32"), "--precision tf32")
     refused(fcn(*train, "--out", "x", "--device", "cuda:7"), "--device cuda:7")
     assert not (tmp_path / "x").exists()
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@needs_cuda
+def test_checkpointing_on_a_card_draws_the_same_and_takes_less() -> None:
+    found, most = [], []
+    for checkpointing in (False, True):
+        net, batch = ready("voc-fcn8s", form=Form(4, 64))
+        net.to("cuda").checkpointing = checkpointing
+        torch.backends.cudnn.deterministic = True
+        torch.cuda.reset_peak_memory_stats()
+        torch.manual_seed(1)
+        net.total_loss(net(**batch)).backward()
+        most.append(torch.cuda.max_memory_allocated())
+        found.append([slot.parameter().grad for slot in net.learnable() if slot.parameter().requires_grad])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    assert most[1] < most[0]
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("float32", 1e-5), ("tf32", 5e-3), ("fp16", 5e-3), ("bf16", 4e-2)]
+)
+def test_precisions_on_a_card(precision: str, bound: float, tmp_path: Path) -> None:
+    alone, made = solver(tmp_path, "float32"), solver(tmp_path, precision, device="cuda")
+    losses = [[one.step(batch(number)) for number in range(6)] for one in (alone, made)]
+    assert losses[1] == pytest.approx(losses[0], rel=bound)
+    assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")

@@ -297,3 +297,15 @@ def test_a_stopped_trunk_run_goes_on(fcn: Fcn, tmp_path: Path) -> None:
     for name in one:
         for a, b in zip(one[name], other[name], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_trunk_begins_a_recipe(fcn: Fcn, tmp_path: Path) -> None:
+    onnx_file(tmp_path / "vgg.onnx")
+    done = fcn("train", "--recipe", "voc-staged", *TRAIN[2:6], "--from", "vgg.onnx", *NARROW, "--lr",
+               "1e-12,1e-13,1e-14", "--iterations", "1", "--out", "run")  # fmt: skip
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert "voc-fcn32s: 13 layers from vgg.onnx" in done.stderr
+    first, last = (read_weights(tmp_path / f"run/{net}/snapshot/train_iter_1.caffemodel")
+                   for net in ("voc-fcn32s", "voc-fcn8s"))  # fmt: skip
+    np.testing.assert_allclose(first["fc6"][0], last["fc6"][0], atol=1e-4)
+    assert set(last) >= {"score_pool3", "score_pool4"}

@@ -53,10 +53,11 @@ RECIPES = {
 
 # Options that a solver of one's own leaves no room for, with their defaults
 NAMED_ONLY: dict[str, Any] = {
-    "data": None, "init": None, "score_data": None, "score_every": 0, "batch": 1, "mirror": False,
-    "jitter": 0, "momentum": None, "balance": None, "sample": 1.0, "learn_interpolation": None,
-    "only_last": False,
+    "data": None, "split": "", "init": None, "expand": False, "batch": 1, "momentum": None, "mirror": False,
+    "jitter": 0, "balance": None, "sample": 1.0, "cell": 1, "learn_interpolation": None, "only_last": False,
+    "score_data": None, "score_every": 0, "narrow": 1, "fc": None, "classes": None,
 }  # fmt: skip
+FLAGS = {"expand": "--expand-score", "cell": "--sample-cell", "learn_interpolation": "--learn-interpolation"}
 
 
 @fcn_command("train")
@@ -101,7 +102,7 @@ def command(
         raise InputError("fcn train", " and ".join(given) or "nothing to train", "NAME, --recipe or --solver")
     if recipe != DECONVNET:
         check_no_stages(options)
-    with _processes(options["device"]):
+    with processes(options["device"]):
         if solver_path is not None:
             runs = [_by_solver(Path(solver_path), options)]
         elif recipe == DECONVNET:
@@ -204,7 +205,7 @@ def _by_solver(path: Path, options: dict[str, Any]) -> dict[str, Any]:
 
     for key, default in NAMED_ONLY.items():
         if options[key] != default:
-            raise InputError(f"--{key.replace('_', '-')}", "given with --solver", "nothing",
+            raise InputError(FLAGS.get(key, f"--{key.replace('_', '-')}"), "given with --solver", "nothing",
                              "the solver and its net say it")  # fmt: skip
     if len(options["sources"]) > 1:
         raise InputError("--from", f"{len(options['sources'])} files with --solver", "one")
@@ -277,7 +278,7 @@ def _rates(text: str | None, count: int) -> list[str]:
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[None]:
+def processes(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, if it did."""
     from reproduce.train import place
 
