@@ -38,11 +38,15 @@ COMMANDS = {
     "net": ("net", "Print the prototxt of a published net."),
     "solver": ("solver", "Print the solver prototxt of a published net."),
     "start": ("start", "Make the starting weights of a net from those of its predecessor."),
+    "fold-bn": ("fold_bn", "Fold the statistics of many batches into DeconvNet's BN layers."),
     "parity": ("parity", "Compare a net with another run of it, blob by blob; name the guilty layer."),
+    "audit": ("audit", "Give every published number a verdict: what it takes, and what we get."),
     "train": ("train", "Train a published net on a data set, or any net by its solver file."),
     "evaluate": ("evaluate", "Score a net on a data set: the four metrics and the loss."),
     "upper-bound": ("upper_bound", "The best scores that a prediction of a stride can reach."),
     "data": ("data", "Say what is there of a data set and what is missing."),
+    "search": ("search", "Search for an Auto-DeepLab on a data set."),
+    "draw-architecture": ("draw_architecture", "Draw path and cell of an Auto-DeepLab."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
 }
 

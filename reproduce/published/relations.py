@@ -23,7 +23,7 @@ from typing import NamedTuple
 from reproduce.published.claims import TABLES, Claim, Number
 
 REFERENCE = re.compile(r"\{([^{}]+)\}")
-WORDS = {"=": "should be", "<": "should be less than", ">": "should be more than"}
+SIGNS = {"=": ("=", "≠"), "<": ("<", "not <"), ">": (">", "not >")}  # where it holds, where not
 
 OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -70,7 +70,10 @@ class Relation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether a relation holds, and in words what was compared. `value` is of the numbers as printed."""
+    """Whether a relation holds, and what was compared, to be read behind the printed number.
+
+    `value` is what the numbers as printed give.
+    """
 
     relation: Relation
     holds: bool
@@ -97,7 +100,8 @@ def check(relation: Relation, claims: Mapping[str, Claim]) -> Outcome:
         ">": stated.value > found.low,
     }[relation.relation]
     spelt, value = spell(relation.expression, claims), f"{float(found.value):.6g}"
-    words = f"{WORDS[relation.relation]} {spelt}" + ("" if relation.alone else f" = {value}")
+    sign = SIGNS[relation.relation][not holds]
+    words = f"{sign} {spelt}" + ("" if relation.alone else f" = {value}")
     return Outcome(relation, holds, _with(words, relation.note), float(found.value))
 
 
@@ -140,8 +144,8 @@ def _restates(relation: Relation, claims: Mapping[str, Claim]) -> Outcome:
     text = claims[relation.target].row + " " + claims[relation.target].value
     values = [claims[key].value.lstrip("~<") for key in relation.references]
     missing = [value for value in values if not re.search(rf"(?<![\d.]){re.escape(value)}(?![\d.])", text)]
-    words = f"should name the {len(values)} values it cites"
-    words += f"; not {', '.join(missing)}" if missing else ""
+    words = f"names the {len(values)} values that it cites"
+    words += f", not {', '.join(missing)}" if missing else ""
     return Outcome(relation, not missing, words)
 
 
