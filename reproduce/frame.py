@@ -50,6 +50,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reproduce import blocks
 from reproduce.dataflow import Plan, Run, Step
 from reproduce.frame_rules import POINT, RULES, Place, find_window
 from reproduce.framed import Framed, Layout, Spans, unfold
@@ -115,8 +116,13 @@ class Shortcut:
         """Whether this layer makes a framed top."""
         return step.layer.name in self.pieces
 
-    def run(self, run: Run, bottoms: Sequence[Value], blobs: list[Tensor], in_place: bool) -> Framed:
-        """The top of a layer, from framed bottoms or from an image; `in_place` allows to overwrite them."""
+    def run(
+        self, run: Run, bottoms: Sequence[Value], blobs: list[Tensor], in_place: bool, blocked: bool
+    ) -> Framed:
+        """The top of a layer, from framed bottoms or from an image.
+
+        `in_place` allows to overwrite them, `blocked` to keep the region in blocks.
+        """
         (version,), layer = run.step.tops, run.step.layer
         piece, rule = self.pieces[layer.name], RULES[type(layer)]
         framed = [x if isinstance(x, Framed) else _image(x) for x in bottoms]
@@ -125,10 +131,14 @@ class Shortcut:
         if not torch.is_grad_enabled():  # with gradients a layer may run again, and must do the same
             self.rims[version] = rim
         patches = [x.part(piece.reads, rule.outside(layer)) for x in framed]
-        if in_place and run.overwrites and piece.window == POINT:
-            region = layer.overwrite(patches[0], blobs)
-        else:
-            region = rule.run(layer, patches, blobs, _place_of(piece, framed[0]))
+        overwrites = in_place and run.overwrites and piece.window == POINT
+        region = blocks.run(layer, patches[0], blobs, True, overwrites) if blocked else None
+        if region is None:
+            patches = [blocks.in_order(patch) for patch in patches]
+            if overwrites:
+                region = layer.overwrite(patches[0], blobs)
+            else:
+                region = rule.run(layer, patches, blobs, _place_of(piece, framed[0]))
         return Framed(region, rim, piece.layout)
 
 
@@ -185,9 +195,14 @@ def count_flops(plan: Plan, found: Mapping[str, LayerShapes], frame: Frame | Non
     return framing.flops if framing else _count(plan, found, {})
 
 
-def plain(value: Value) -> Tensor:
-    """A blob as one tensor."""
+def whole(value: Value) -> Tensor:
+    """A blob as one tensor, which may be in blocks."""
     return value.whole() if isinstance(value, Framed) else value
+
+
+def plain(value: Value) -> Tensor:
+    """A blob as one ordinary tensor."""
+    return blocks.in_order(whole(value))
 
 
 def make_framing(plan: Plan, found: Mapping[str, LayerShapes], eager: bool = False) -> Framing | None:

@@ -48,9 +48,13 @@ class Framed:
         return self._whole
 
     def part(self, spans: Spans, outside: float = 0.0) -> Tensor:
-        """The blob at `spans`; positions beyond the map are `outside`. A view where the region holds all."""
+        """The blob at `spans`; positions beyond the map are `outside`. A view where the region holds all; in
+        blocks (`reproduce.blocks`) where the region is and is all that is asked for.
+        """
         (top, bottom), (left, right) = spans
         (y0, y1), (x0, x1) = inner = _inside(self.layout.region, spans)
+        if spans == self.layout.region:
+            return self.region
         core = self._cut(inner)
         if inner == spans:
             return core
@@ -67,8 +71,14 @@ class Framed:
         """The same blob, to which no gradient is handed back."""
         return Framed(self.region.detach(), self.rim.detach(), self.layout)
 
+    def _ordered(self) -> Tensor:
+        # cut and pasted only in the order N, C, H, W; brought there once
+        if self.region.is_mkldnn:
+            self.region = self.region.to_dense()
+        return self.region
+
     def _cut(self, spans: Spans) -> Tensor:
-        region = self.region
+        region = self._ordered()
         for dim, span, held in zip((ROWS, COLUMNS), spans, self.layout.region, strict=True):
             if span != held:
                 length = span[1] - span[0]

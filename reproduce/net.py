@@ -11,6 +11,7 @@ something needs it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from caffe_weights.export import read_weights
 from caffe_weights.filtering import filter_net, insert_splits
 from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
+from reproduce import blocks
 from reproduce.checkpointing import run_in_stages
 from reproduce.dataflow import Dataflow, Plan, Run
 from reproduce.feeds import Feeds
-from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help, plain
+from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help, plain, whole
 from reproduce.layers.base import Layer
 from reproduce.layers.making import make_layers
 from reproduce.layers.sources import Source
@@ -41,6 +43,15 @@ ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
 
 CROPS = ("bvlc", "auto")
 MOST_CHECKED_SIZES = 256
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one call runs: may it overwrite bottoms, may large maps stay in blocks, what shortcut it takes."""
+
+    in_place: bool
+    blocked: bool
+    shortcut: Shortcut | None
 
 
 class Net(nn.Module):
@@ -238,12 +249,12 @@ class Net(nn.Module):
         if self._like.is_cuda:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
         values: dict[int, Value] = {self._flow.inputs[name]: x for name, x in given.items()}
-        in_place = not (torch.is_grad_enabled() or exporting)
+        way = Way(not (torch.is_grad_enabled() or exporting), blocks.possible(self._like), shortcut)
         if self.checkpointing and torch.is_grad_enabled():
-            run_in_stages(plan.runs, values, lambda run, live: self._run(run, live, in_place, shortcut))
+            run_in_stages(plan.runs, values, lambda run, live: self._run(run, live, way))
         else:
             for run in plan.runs:
-                self._run(run, values, in_place, shortcut)
+                self._run(run, values, way)
         return {name: plain(values[version]).contiguous() for name, version in plan.results.items()}
 
     def __repr__(self) -> str:
@@ -336,25 +347,28 @@ class Net(nn.Module):
     def _blobs(self, layer: str) -> list[Tensor]:
         return [slot.tensor() for slot in self._slots.layers.get(layer, ())]
 
-    def _run(
-        self, run: Run, values: dict[int, Value], in_place: bool, shortcut: Shortcut | None = None
-    ) -> None:
+    def _run(self, run: Run, values: dict[int, Value], way: Way) -> None:
         step, blobs = run.step, self._blobs(run.step.layer.name)
-        if shortcut is not None and shortcut.takes(step):
-            values[step.tops[0]] = shortcut.run(run, [values[v] for v in step.bottoms], blobs, in_place)
-            for version in run.last_use:
-                del values[version]
-            return
-        bottoms = [plain(values[version]) for version in step.bottoms] or [self._like]
-        if in_place and run.overwrites:
-            tops = [step.layer.overwrite(bottoms[0], blobs)]
+        if way.shortcut is not None and way.shortcut.takes(step):
+            bottoms = [values[version] for version in step.bottoms]
+            values[step.tops[0]] = way.shortcut.run(run, bottoms, blobs, way.in_place, way.blocked)
         else:
-            for i in step.stops:
-                bottoms[i] = bottoms[i].detach()
-            tops = step.layer.forward(bottoms, blobs)
-        values.update(zip(step.tops, tops, strict=True))
+            values.update(zip(step.tops, self._tops(run, values, blobs, way), strict=True))
         for version in run.last_use:
             del values[version]
+
+    def _tops(self, run: Run, values: dict[int, Value], blobs: list[Tensor], way: Way) -> list[Tensor]:
+        step, layer, overwrites = run.step, run.step.layer, way.in_place and run.overwrites
+        if way.blocked and len(step.bottoms) == 1 and len(step.tops) == 1:
+            top = blocks.run(layer, whole(values[step.bottoms[0]]), blobs, False, overwrites)
+            if top is not None:
+                return [top]
+        bottoms = [plain(values[version]) for version in step.bottoms] or [self._like]
+        if overwrites:
+            return [layer.overwrite(bottoms[0], blobs)]
+        for i in step.stops:
+            bottoms[i] = bottoms[i].detach()
+        return layer.forward(bottoms, blobs)
 
 
 def _without(net: NetParameter, dropped: frozenset[str]) -> NetParameter:

@@ -95,7 +95,7 @@ def max_pool_indices(x: Tensor, window: Window, floor: bool = False) -> tuple[Te
     Of equal values the first in raster order wins.
     """
     out = pool_size((x.shape[2], x.shape[3]), window, floor)
-    if _torch_agrees((x.shape[2], x.shape[3]), out, window, floor):
+    if torch_agrees((x.shape[2], x.shape[3]), out, window, floor):
         y, flat = nnf.max_pool2d(
             x, window.kernel, window.stride, window.pad, 1, not floor, return_indices=True
         )
@@ -119,7 +119,7 @@ def average_pool(x: Tensor, window: Window, floor: bool = False) -> Tensor:
     """The mean of each window, padding counted, what overhangs the padding not counted."""
     size = (x.shape[2], x.shape[3])
     out = pool_size(size, window, floor)
-    if _torch_agrees(size, out, window, floor):
+    if torch_agrees(size, out, window, floor):
         return nnf.avg_pool2d(x, window.kernel, window.stride, window.pad, not floor, True)
     (top, bottom), (left, right) = _margins(size, out, window)
     total = nnf.avg_pool2d(
@@ -149,10 +149,20 @@ def stochastic_pool(x: Tensor, window: Window, phase: str, floor: bool = False) 
     return values.gather(2, reached.int().argmax(2, keepdim=True)).squeeze(2)
 
 
+def torch_agrees(size: Shape, out: Shape, window: Window, floor: bool) -> bool:
+    """Whether PyTorch takes this window and makes a top of the size `out`."""
+    if any(2 * p > k for p, k in zip(window.pad, window.kernel, strict=True)):
+        return False
+    return out == tuple(
+        _torch_size(n, k, s, p, floor)
+        for n, k, s, p in zip(size, window.kernel, window.stride, window.pad, strict=True)
+    )
+
+
 def _max_pool(x: Tensor, window: Window, floor: bool) -> Tensor:
     size = (x.shape[2], x.shape[3])
     out = pool_size(size, window, floor)
-    if _torch_agrees(size, out, window, floor):
+    if torch_agrees(size, out, window, floor):
         return nnf.max_pool2d(x, window.kernel, window.stride, window.pad, 1, not floor)
     (top, bottom), (left, right) = _margins(size, out, window)
     return nnf.max_pool2d(
@@ -172,15 +182,6 @@ def _ordinary(y: Tensor) -> bool:
 
 def _cleaned(x: Tensor) -> Tensor:
     return torch.where(x > -FLT_MAX, x, -FLT_MAX)
-
-
-def _torch_agrees(size: Shape, out: Shape, window: Window, floor: bool) -> bool:
-    if any(2 * p > k for p, k in zip(window.pad, window.kernel, strict=True)):
-        return False
-    return out == tuple(
-        _torch_size(n, k, s, p, floor)
-        for n, k, s, p in zip(size, window.kernel, window.stride, window.pad, strict=True)
-    )
 
 
 def _torch_size(n: int, k: int, s: int, p: int, floor: bool) -> int:
