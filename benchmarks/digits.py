@@ -21,6 +21,7 @@ twice 600 is the bound.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import resource
@@ -35,17 +36,21 @@ import torch
 from measure import RESULTS, write_result
 
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
+from caffe_weights.export import read_weights, write_weights
 from caffe_weights.prototxt import format_net, format_solver
+from caffe_weights.weights import Weights
 from reproduce.data.python_layers import own_layer
 from reproduce.demo_data.composites import CANVASES, write_composites
-from reproduce.nets import Form, make_net
+from reproduce.demo_segmentation import CANVAS, FORM, MODELS
+from reproduce.nets import make_net
 from reproduce.run_files import set_fillers
 from reproduce.run_log import read_log
+from reproduce.snapshots import latest_snapshot
+from reproduce.train import PREFIX
 from surgery.netspec import L, NetSpec, P
 
 ROOT = Path(__file__).resolve().parent.parent
-NETS = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s")
-FORM = Form(narrow=12, fc=64, classes=11)
+NETS = tuple(name for name, _ in MODELS.values())
 SHAPE = ("--narrow", str(FORM.narrow), "--fc", str(FORM.fc))
 LIMITS = {"mean_iu": 0.80, "seconds": 600.0}
 DROPOUT = 0.05  # of the classifier
@@ -77,10 +82,11 @@ def classifier(data: Path, seed: int) -> NetParameter:
     n.digit = L.Pooling(n.label, pool=P.Pooling.MAX, global_pooling=True)
     n.loss = L.SoftmaxWithLoss(n["mean"], n.digit)
     head = [layer for layer in n.to_proto().layer if layer.type != "Input"]
-    result = NetParameter(layer=[*trunk, *head])
+    result = NetParameter(layer=trunk)
+    set_fillers(result, "msra")  # but fc8, which begins at zero as the FCNs' scores do
+    result.layer.extend(head)
     result.layer[0].CopyFrom(own_layer("data", ("data", "label"), "digits", data.resolve(), "train",
                                        seed=seed, batch=CLASSIFIER["batch"]))  # fmt: skip
-    set_fillers(result, "msra")
     for layer in result.layer:
         if layer.type == "Dropout":
             layer.dropout_param.dropout_ratio = DROPOUT
@@ -176,7 +182,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             colour, pace = f"C{list(seed['stages']).index(name)}", one["cpu_seconds"] / one["iterations"]
             label = name.removeprefix("voc-fcn") if not number else None
             # the classifier's loss is of a picture, the others' a sum over the pixels of one
-            pixels = 1 if name == "classifier" else CANVASES["canvases"].size ** 2
+            pixels = 1 if name == "classifier" else CANVAS.size**2
             losses, ious = one["loss"], one["mean_iu"]
             upper.plot([spent + x * pace for x, _ in losses], [y / pixels for _, y in losses], colour,
                        linewidth=1, label=label)  # fmt: skip
@@ -193,12 +199,18 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def ship(folder: Path) -> None:
-    """The weights of a seed, without its data layer, for `fcn demo`."""
-    for name in NETS:
-        last = max((folder / name / "snapshot").glob("*.caffemodel"), key=lambda path: path.stat().st_mtime)
-        short = name.removeprefix("voc-")
-        out = ROOT / f"reproduce/demo_data/digits-{short}.caffemodel{'' if name == NETS[-1] else '.gz'}"
-        raise NotImplementedError(str((last, out)))
+    """The weights of a seed for `fcn demo`, without its data layer; coarse ones packed, as their up-sampling
+    layers are nearly all zeros."""
+    for stride, (name, file) in MODELS.items():
+        path = latest_snapshot(folder / name / PREFIX)
+        assert path is not None, stride
+        weights = read_weights(path.with_suffix(".caffemodel"))
+        plain = ROOT / "reproduce/demo_data" / file.removesuffix(".gz")
+        net = make_net(name, size=(CANVAS.size, CANVAS.size), form=FORM)
+        write_weights(Weights(dict(weights)), plain, net=net, force=True)
+        if file.endswith(".gz"):
+            plain.with_name(file).write_bytes(gzip.compress(plain.read_bytes(), 9, mtime=0))
+            plain.unlink()
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
