@@ -48,6 +48,7 @@ class Precision:
             for layer in net.layers:
                 if layer.definition.type in EXACT or layer.definition.type.endswith("Loss"):
                     layer.forward = _in_float32(layer, self.device.type)  # type: ignore
+                    layer.in_place = False  # type: ignore  # `overwrite` would work in halves
         return net
 
     def forward(self) -> AbstractContextManager[Any]:

@@ -164,6 +164,24 @@ def test_halves_round_and_losses_do_not(precision: str, digits: int) -> None:
     assert float(blobs["loss"]) == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_squares_and_exponentials_are_exact_also_in_place() -> None:
+    text = """
+      layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 6 dim: 6 } } }
+      layer { name: "conv" type: "Convolution" bottom: "data" top: "x"
+        convolution_param { num_output: 2 kernel_size: 1 weight_filler { type: "xavier" } } }
+      layer { name: "sum" type: "Eltwise" bottom: "x" bottom: "x" top: "y" }
+      layer { name: "square" type: "Power" bottom: "y" top: "y" power_param { power: 2 } }
+      layer { name: "exp" type: "Exp" bottom: "y" top: "y" exp_param { scale: -1 } }"""
+    net = Net(parse_net(text), seed=0)
+    how = Precision("bf16")
+    how.prepare(net)
+    with torch.no_grad(), how.forward():
+        found = net(data=np.random.default_rng(0).normal(size=(1, 2, 6, 6)), keep=["x"])
+    assert (found["x"].dtype, found["y"].dtype) == (torch.bfloat16, torch.float32)
+    exact = np.exp(-((2 * found["x"].double().numpy()) ** 2))
+    np.testing.assert_allclose(found["y"].numpy(), exact, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.15), ("fp16", 0.02)])
 def test_gradients_of_halves_are_near(precision: str, bound: float) -> None:
     torch.set_num_threads(1)

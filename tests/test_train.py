@@ -138,8 +138,8 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(fcn: Fcn, tmp_path: Path) 
 
 def test_killed_in_the_middle_and_resumed(fcn: Fcn, tmp_path: Path) -> None:
     """kill -9 at several moments, with workers that decode ahead; the end is that of a run left alone."""
-    command = [sys.executable, "-m", "reproduce", *TRAIN[:-2], "--workers", "1", "--set", "snapshot=3",
-               "--set", "display=1", "--iterations", "14"]  # fmt: skip
+    command = [sys.executable, "-m", "reproduce", *TRAIN[:-2], "--workers", "1", "--keep", "1", "--set",
+               "snapshot=3", "--set", "display=1", "--iterations", "14"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--out", "whole"], check=True, capture_output=True, env=environment)
     for kills in range(3):
