@@ -185,7 +185,7 @@ def test_a_recipe_trains_one_net_after_the_other(fcn: Fcn, tmp_path: Path) -> No
     assert last["score_pool3"][0].any()
     assert read_solver(tmp_path / "run/voc-fcn16s/solver.prototxt").base_lr == np.float32(1e-9)
     assert set(last) >= {"score_fr", "score_pool4", "score_pool3", "upscore8"}
-    for names in RECIPES.values():
+    for names in (names for names in RECIPES.values() if names[0] in NETS):
         assert all(NETS[after].starts_from == (before,) for before, after in itertools.pairwise(names))
 
 
