@@ -54,9 +54,15 @@ NETS = tuple(name for name, _ in MODELS.values())
 SHAPE = ("--narrow", str(FORM.narrow), "--fc", str(FORM.fc))
 LIMITS = {"mean_iu": 0.80, "seconds": 600.0}
 DROPOUT = 0.05  # of the classifier
-ADAM = {"type": "Adam", "momentum": 0.9, "momentum2": 0.999, "delta": 1e-8, "weight_decay": 0.0005}
-CLASSIFIER = {"base_lr": 3e-4, "iterations": 600, "batch": 16}
-STAGED = {"rates": "0.0005,0.0005,0.0005", "iterations": 500, "batch": 4}
+ADAM: dict[str, Any] = {
+    "type": "Adam",
+    "momentum": 0.9,
+    "momentum2": 0.999,
+    "delta": 1e-8,
+    "weight_decay": 0.0005,
+}
+CLASSIFIER: dict[str, Any] = {"base_lr": 3e-4, "iterations": 600, "batch": 16}
+STAGED: dict[str, Any] = {"rates": "0.0005,0.0005,0.0005", "iterations": 500, "batch": 4}
 SCORED = {"every": 100, "pictures": 40}  # while it trains
 
 
@@ -94,7 +100,10 @@ def classifier(data: Path, seed: int) -> NetParameter:
 
 
 def train(folder: Path, data: Path, seed: int, iterations: tuple[int, int]) -> dict[str, Any]:
-    """All stages of a seed, their scores and curves; how long each took."""
+    """All stages of a seed, their scores and curves, how long each took; read back where it is done."""
+    done = folder / "result.json"
+    if done.exists():
+        return dict(json.loads(done.read_text()))
     load = round(os.getloadavg()[0], 2)
     write_classifier(folder / "classifier", data / "single", seed, iterations[0])
     first = fcn("train", "--solver", folder / "classifier/solver.prototxt", "--out", folder / "classifier",
@@ -112,13 +121,15 @@ def train(folder: Path, data: Path, seed: int, iterations: tuple[int, int]) -> d
         stages[name] = stage(staged, place, folder / name)
         stages[name]["test"] = score(name, stages[name].pop("weights"), data)
     stages["classifier"].pop("weights")
-    return {
+    result = {
         "seed": seed,
         "wall_seconds": round(first["wall_seconds"] + staged["wall_seconds"], 1),
         "cpu_seconds": round(first["cpu_seconds"] + staged["cpu_seconds"], 1),
         "load": {"before": load, "after": round(os.getloadavg()[0], 2)},
         "stages": stages,
     }
+    done.write_text(json.dumps(result))
+    return result
 
 
 def stage(command: dict[str, Any], place: int, folder: Path) -> dict[str, Any]:
