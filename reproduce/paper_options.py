@@ -73,15 +73,20 @@ def parse_momentum(text: str, batch: int) -> float:
 
 def set_interpolation(net: NetParameter, learned: bool) -> None:
     """Let all up-sampling but the last learn, or none. InputError where there is only the last."""
-    last = _last_up(net)
-    between = [layer for layer in net.layer if layer.type == UP and layer.name not in last]
+    between = up_between(net)
     if learned and not between:
         raise InputError("--learn-interpolation", "no up-sampling but the last, which stays bilinear",
                          "a net of stride 16 or 8")  # fmt: skip
     for layer in net.layer:
         if layer.type == UP:
             del layer.param[:]
-            layer.param.add(lr_mult=float(learned and layer.name not in last))
+            layer.param.add(lr_mult=float(learned and layer.name in between))
+
+
+def up_between(net: NetParameter) -> set[str]:
+    """The up-sampling layers of a net that are not the last before a loss."""
+    last = _last_up(net)
+    return {layer.name for layer in net.layer if layer.type == UP and layer.name not in last}
 
 
 def fix_all_but_scores(net: NetParameter) -> None:

@@ -320,6 +320,19 @@ def test_learned_interpolation_goes_from_stage_to_stage(fcn: Fcn, tmp_path: Path
     )
 
 
+def test_a_recipe_learns_interpolation_where_there_is_any(fcn: Fcn, tmp_path: Path) -> None:
+    done = fcn("train", "--recipe", "voc-staged", *TRAIN[2:6], *NARROW, "--lr", "1e-8,1e-8,1e-8",
+               "--iterations", "2", "--out", "run", "--learn-interpolation")  # fmt: skip
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    found = {}
+    for name in ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s"):
+        net = read_net(tmp_path / f"run/{name}/train.prototxt")
+        found[name] = [x.name for x in net.layer if x.type == "Deconvolution" and x.param[0].lr_mult]
+    assert found == {"voc-fcn32s": [], "voc-fcn16s": ["upscore2"], "voc-fcn8s": ["upscore2", "upscore_pool4"]}
+    alone = fcn(*TRAIN, "--out", "alone", "--learn-interpolation")
+    refused(alone, "--learn-interpolation: no up-sampling but the last")
+
+
 def test_a_run_of_the_last_layer(fcn: Fcn, tmp_path: Path) -> None:
     done = fcn(*TRAIN, "--only-last", "--iterations", "3", "--set", "snapshot=1", "--out", "run")
     assert done.exit_code == 0, done.stderr

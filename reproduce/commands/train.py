@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from reproduce.commands.train_options import (
     solver_options,
 )
 from reproduce.data import DATASETS
-from reproduce.nets import find
+from reproduce.nets import find, make_net
 
 if TYPE_CHECKING:
     from caffe_weights.caffe_pb2 import NetParameter
@@ -149,7 +150,7 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
 def _one(
     name: str, choice: DataChoice, out: Path, sources: tuple[str, ...], rate: str, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from reproduce.paper_options import PaperOptions
+    from reproduce.paper_options import PaperOptions, up_between
     from reproduce.precision import check_precision
     from reproduce.run_files import adapted, form_for, score_dataset, solver_of, train_net, write_run
     from reproduce.snapshots import latest_snapshot
@@ -157,6 +158,10 @@ def _one(
 
     form = form_for(name, choice.kind, options["narrow"], options["fc"], options["classes"])
     paper = PaperOptions(options["sample"], options["learn_interpolation"], options["only_last"])
+    if out != Path(options["out"]) and not up_between(make_net(name, find(name).splits[0])):
+        paper = replace(
+            paper, learn_interpolation=None
+        )  # the first net of a recipe has nothing between skips
     init = options["init"] if sources == options["sources"] else ""  # the nets after the first have it all
     net = train_net(name, form, choice, init, paper)
     solver = solver_of(name, _changes(options, rate), options["seed"] if init else None)
