@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,48 +34,12 @@ from reproduce.nets.architecture import Architecture, write_architecture
 from reproduce.precision import Precision
 from reproduce.run_log import RunLog
 from reproduce.search.decoding import decode
-from reproduce.search.space import BLOCKS, LAYERS
-from reproduce.search.supernet import SEARCH_FILTERS, STEM, Supernet
+from reproduce.search.settings import Settings
+from reproduce.search.supernet import Supernet
 from reproduce.train import place
 
 SNAPSHOT, ARCHITECTURE = "search.pt", "architecture.json"
 HALVES = ("weights", "architecture")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a search can be told; the defaults are the paper's for Cityscapes.
-
-    `scale` takes blobs to about -1 to 1. `filters` is F of the search, `final_filters` F of the decoded net.
-    """
-
-    layers: int = LAYERS
-    blocks: int = BLOCKS
-    filters: int = SEARCH_FILTERS
-    stem: tuple[int, int, int] = STEM
-    epochs: int = 40
-    architecture_from: int = 20
-    batch: int = 2
-    crop: int = 321
-    shrink: int = 2
-    mirror: bool = False
-    lr: float = 0.025
-    lr_end: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    architecture_lr: float = 0.003
-    architecture_decay: float = 1e-3
-    architecture_betas: tuple[float, float] = (0.9, 0.999)
-    scale: float = 2 / 255
-    final_filters: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "blocks", "filters", "epochs", "batch", "crop", "shrink", "final_filters"):
-            if getattr(self, name) < 1:
-                raise InputError(f"search, {name}", str(getattr(self, name)), "at least 1")
-        if not 0 <= self.architecture_from <= self.epochs:
-            raise InputError("search, architecture_from", str(self.architecture_from), f"0 to {self.epochs}")
 
 
 class CyclingOrder:

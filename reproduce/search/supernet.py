@@ -30,12 +30,8 @@ from torch.nn import functional as nnf
 
 from reproduce.nets.architecture import OPERATIONS, STRIDES
 from reproduce.search.decoding import WAYS, way
+from reproduce.search.settings import HEAD_REACH, INIT_DEVIATION, SEARCH_FILTERS, STEM
 from reproduce.search.space import BLOCKS, FIRST, LAYERS, edges, next_strides
-
-INIT_DEVIATION = 1e-3  # of alpha and beta before the softmax
-HEAD_REACH = 96  # pixels between the taps of a head's 3 x 3 convolution
-SEARCH_FILTERS = 8
-STEM = (64, 64, 128)
 
 Norm = Callable[[int], nn.Module]
 
