@@ -20,8 +20,9 @@ from caffe_weights.prototxt import format_net, format_solver
 from caffe_weights.weights import Weights
 from reproduce.balance import RULES, class_weights, gain_matrix, write_class_weights
 from reproduce.data import DATASETS, Dataset, open_data, parse_data
-from reproduce.data.python_layers import own_layer
+from reproduce.data.python_layers import OURS, own_layer, with_mean
 from reproduce.nets import Entry, Form, find, make_net, named_solver
+from reproduce.nets.architecture import Architecture
 from reproduce.paper_options import PaperOptions, balance_losses, losses, parse_momentum
 from surgery.interpolation import bilinear_weights
 from surgery.shapes import infer_shapes
@@ -42,15 +43,16 @@ class DataChoice:
 
 
 def form_for(
-    name: str, kind: str, narrow: int = 1, fc: int | None = None, classes: int | None = None
-) -> Form:
+    name: str, kind: str, narrow: int = 1, fc: int | None = None, classes: int | None = None,
+    architecture: Architecture | None = None,
+) -> Form:  # fmt: skip
     """The form of a net for a data set: its classes are the data set's unless they are given."""
     data = _fcn(name).data
     assert data is not None
     names = next(iter(DATASETS[kind].class_names.values()))
     if classes is None and len(names) != data.classes:
         classes = len(names)
-    return Form(narrow, fc, classes)
+    return Form(narrow, fc, classes, architecture)
 
 
 def open_for(name: str, choice: DataChoice, default: str) -> tuple[Dataset, dict[str, Any]]:
@@ -71,6 +73,9 @@ def open_for(name: str, choice: DataChoice, default: str) -> tuple[Dataset, dict
     if len(dataset.parts) != len(entry.data.tops):
         wanted = f"as many as {name} takes: {', '.join(entry.data.tops)}"
         raise InputError(f"data set {choice.kind}", f"the parts {', '.join(dataset.parts)}", wanted)
+    if entry.data.module == OURS:
+        options["mean"] = list(entry.data.mean["data"])  # the net's, whatever the data set
+        with_mean(dataset, options["mean"])
     return dataset, options
 
 

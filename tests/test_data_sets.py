@@ -252,7 +252,7 @@ def test_jitter_and_mirror_move_picture_and_labels_alike() -> None:
 
 def test_kind_and_folder_of_a_data_option() -> None:
     assert parse_data("camvid:some/where:else") == ("camvid", Path("some/where:else"))
-    for bad in ("camvid", "camvid:", "cityscapes:x", ""):
+    for bad in ("camvid", "camvid:", "coco:x", ""):
         with pytest.raises(InputError, match="KIND:DIR"):
             parse_data(bad)
     with pytest.raises(InputError, match="data set: 'coco'; wanted voc or sbd"):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reproduce.data import Dataset
 
 MOST_NAMED = 5
-KINDS = ("voc", "sbd", "nyud", "siftflow", "pascal-context", "camvid", "digits")
+KINDS = ("voc", "sbd", "nyud", "siftflow", "pascal-context", "camvid", "cityscapes", "digits")
 
 
 class DataGroup(OneLineErrors, click.Group):

@@ -9,6 +9,7 @@ from caffe_weights.errors import InputError
 from caffe_weights.files import PathLike
 from reproduce.data.base import Dataset
 from reproduce.data.camvid import CamVid
+from reproduce.data.cityscapes import Cityscapes
 from reproduce.data.digits import Digits
 from reproduce.data.nyud import NYUD
 from reproduce.data.pascal_context import PASCALContext
@@ -19,7 +20,7 @@ from reproduce.data.voc import VOC
 __all__ = ["DATASETS", "Dataset", "open_data", "parse_data"]
 
 DATASETS: dict[str, type[Dataset]] = {
-    kind.kind: kind for kind in (VOC, SBD, NYUD, SIFTFlow, PASCALContext, CamVid, Digits)
+    kind.kind: kind for kind in (VOC, SBD, NYUD, SIFTFlow, PASCALContext, CamVid, Cityscapes, Digits)
 }
 
 

@@ -30,7 +30,7 @@ from reproduce.nets.data import read_param_str
 
 COMMON = {"split", "seed", "randomize"}
 OURS = "reproduce.data"
-CHANGES = frozenset({"mirror", "jitter", "sample", "cell", "crop", "shrink", "batch"})
+CHANGES = frozenset({"mirror", "jitter", "sample", "cell", "crop", "shrink", "batch", "mean"})
 OPTIONS = {"nyud": "modalities", "siftflow": "targets", "pascal-context": "voc"}
 
 
@@ -52,13 +52,18 @@ def _nyud(settings: Mapping[str, Any], place: Callable[[str], Path]) -> Dataset:
 def _with_mean(kind: type[Dataset], folder: str) -> Callable[..., Dataset]:
     def open_it(settings: Mapping[str, Any], place: Callable[[str], Path]) -> Dataset:
         dataset = kind(place(folder), settings["split"])
-        mean = settings.get("mean", dataset.mean)
-        if not isinstance(mean, list | tuple) or len(mean) != 3:
-            raise InputError("param_str", f"mean {mean}", "three numbers: blue, green, red")
-        dataset.means = {"image": tuple(float(value) for value in mean)}
-        return dataset
+        return with_mean(dataset, settings.get("mean", dataset.mean))
 
     return open_it
+
+
+def with_mean(dataset: Dataset, mean: Any) -> Dataset:
+    """The data set, which from now on takes this mean off its first input. InputError unless it is BGR."""
+    numbers = isinstance(mean, list | tuple) and all(type(value) in (int, float) for value in mean)
+    if not numbers or len(mean) != 3:
+        raise InputError("param_str", f"mean {mean}", "three numbers: blue, green, red")
+    dataset.means = {**dataset.means, dataset.inputs[0]: tuple(float(value) for value in mean)}
+    return dataset
 
 
 def _own(kind: str) -> PythonLayer:
@@ -66,7 +71,8 @@ def _own(kind: str) -> PythonLayer:
 
     def open_it(settings: Mapping[str, Any], place: Callable[[str], Path]) -> Dataset:
         options = {option: settings[option]} if option in settings else {}
-        return DATASETS[kind](place("dir"), settings["split"], **options)
+        dataset = DATASETS[kind](place("dir"), settings["split"], **options)
+        return with_mean(dataset, settings["mean"]) if "mean" in settings else dataset
 
     return PythonLayer(open_it, frozenset({"dir", *CHANGES, *([option] if option else [])}))
 
@@ -133,7 +139,7 @@ def own_layer(
     name: str, tops: Sequence[str], kind: str, folder: PathLike, split: str, **settings: Any
 ) -> LayerParameter:
     """A layer that feeds one of our data sets. `settings`: seed, randomize, batch, mirror, jitter, sample,
-    cell, crop, shrink, and those of the data set (modalities, targets, voc)."""
+    cell, crop, shrink, mean, and those of the data set (modalities, targets, voc)."""
     values = {"dir": str(folder), "split": split, **settings}
     param = PythonParameter(module=OURS, layer=kind, param_str=str(values))
     return LayerParameter(name=name, type="Python", top=tops, python_param=param)
