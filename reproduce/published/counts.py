@@ -1,8 +1,6 @@
 """The papers' numbers about data sets: counted in the data set, where its folder is given.
 
-Section 5, section 4.3 and appendices A and B of the FCN paper (CVPR 2015 and arXiv 1411.4038v2). For the
-upper bounds of appendix A it does not say how labels are resampled: here the middle pixel of each block
-stands for the block, void as background.
+Section 5, section 4.3 and appendices A and B of the FCN paper (CVPR 2015 and arXiv 1411.4038v2).
 """
 
 from __future__ import annotations
@@ -16,7 +14,8 @@ import numpy as np
 from reproduce.data import open_data
 from reproduce.data.base import VOID
 from reproduce.published.claims import Value
-from reproduce.score import histogram, score
+from reproduce.score import score
+from reproduce.upper_bound import FACTORS, upper_bounds
 
 
 @dataclass(frozen=True)
@@ -57,36 +56,18 @@ def context_labels(folder: Path) -> int:
 
 
 def upper_bound(factor: int) -> Callable[[Path], float]:
-    """Mean IU in percent of seg11valid's labels taken down and up again by a factor."""
+    """Mean IU in percent that labels of seg11valid reach when taken down and up again by a factor."""
 
     def bound(folder: Path) -> float:
-        dataset = open_data("voc", folder, "seg11valid")
-        classes = len(dataset.classes)
-        counts = np.zeros((classes, classes), np.int64)
-        for identity in dataset.ids:
-            truth = dataset.label(identity)
-            counts += np.asarray(histogram(truth, _down_and_up(truth, factor), classes, (VOID,)))
+        counts = upper_bounds(open_data("voc", folder, "seg11valid"), factors=[factor])[factor]
         return 100 * score(counts).mean_iu
 
     return bound
 
 
-def _down_and_up(labels: np.ndarray, factor: int) -> np.ndarray:
-    """Each block of factor x factor pixels takes the label of its middle, or of its last pixel there is."""
-    rows, columns = (
-        np.minimum(np.arange(size) // factor * factor + factor // 2, size - 1) for size in labels.shape
-    )
-    found = labels[rows[:, None], columns]
-    return np.where(found == VOID, 0, found)
-
-
-def _bounds() -> dict[str, Count]:
-    how = "seg11valid's labels, the middle of each block for the block"
-    return {
-        f"F15.AA-{i:02}": Count("voc", upper_bound(factor), how, "the paper does not say how it resamples")
-        for i, factor in enumerate((128, 64, 32, 16, 8, 4), 1)
-    }
-
+BOUND = "as fcn upper-bound by the label at each cell's centre"
+RESIZED = "the paper does not say how it resized the labels, nor on which pictures"
+BOUNDS = {f"F15.AA-{i:02}": upper_bound(factor) for i, factor in enumerate(FACTORS, 1)}
 
 COUNTS: dict[str, Count] = {
     "F15.S43-12": Count("voc", ids("voc", "train"), "ids of train", "VOC 2012 has more than VOC 2011"),
@@ -95,5 +76,5 @@ COUNTS: dict[str, Count] = {
     "F15.S43-17": Count("sbd", background, "pixels of label 0 among those that count"),
     "F15.DATA-10": Count("siftflow", absent_classes, "classes without a pixel in the test labels"),
     "F15.ABT-03": Count("pascal-context", context_labels, "lines of labels.txt"),
-    **_bounds(),
+    **{claim: Count("voc", bound, BOUND, RESIZED) for claim, bound in BOUNDS.items()},
 }

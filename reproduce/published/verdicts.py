@@ -70,7 +70,9 @@ class Verdict:
     @property
     def unexplained(self) -> bool:
         """Whether it is wrong and nothing says why."""
-        return self.status in ("differs", "inconsistent") and not (self.reason or self.contradictions)
+        if self.status == "inconsistent":
+            return not self.contradictions
+        return self.status == "differs" and not self.reason
 
 
 @dataclass(frozen=True)
