@@ -51,7 +51,7 @@ aside .close { float: right; font-size: 1.5rem; line-height: 1; padding: 0 .4rem
 aside dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { body { padding: 1rem .7rem 50vh; }
-  th, td { padding: .25rem .4rem; } .grid tr > th:first-child { min-width: 8rem; max-width: 8.5rem;
+  th, td { padding: .25rem .4rem; } .grid tr > th:first-child { min-width: 8.8rem; max-width: 9.2rem;
   overflow-wrap: break-word; } .list th { max-width: 13rem; overflow-wrap: anywhere; }
   .list td { max-width: 10rem; } aside dl { grid-template-columns: 1fr; gap: 0; }
   aside dd { margin-bottom: .35rem; } }

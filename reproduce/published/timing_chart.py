@@ -54,7 +54,7 @@ def _group(claim: Claim, bars: Sequence[tuple[str, float, str, str]], y: float) 
             f'<rect class="{kind}" x="{LEFT}" y="{top:.1f}" width="{max(end - LEFT, 1):.1f}" height="{BAR}">'
             f"<title>{escape(words)}</title></rect>"
         )
-        before = end + CHARACTER * len(label) > WIDTH
+        before = end + 8 + CHARACTER * len(label) > WIDTH
         place = f'x="{end - 4:.1f}" text-anchor="end" class="in"' if before else f'x="{end + 4:.1f}"'
         yield f'<text {place} y="{top + BAR - 1:.1f}">{escape(label)}</text>'
 
