@@ -11,6 +11,11 @@ from caffe_weights.errors import InputError
 from reproduce.search.space import BLOCKS, LAYERS
 
 INIT_DEVIATION = 1e-3  # of alpha and beta before the softmax
+HEAD_BRANCHES = (
+    "point",
+    "atrous",
+    "image",
+)  # of the pyramid on each of the last maps, each as wide as the map
 HEAD_REACH = 96  # pixels between the taps of a head's 3 x 3 convolution
 SEARCH_FILTERS = 8
 STEM = (64, 64, 128)

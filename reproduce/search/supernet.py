@@ -30,7 +30,7 @@ from torch.nn import functional as nnf
 
 from reproduce.nets.architecture import OPERATIONS, STRIDES
 from reproduce.search.decoding import WAYS, way
-from reproduce.search.settings import HEAD_REACH, INIT_DEVIATION, SEARCH_FILTERS, STEM
+from reproduce.search.settings import HEAD_BRANCHES, HEAD_REACH, INIT_DEVIATION, SEARCH_FILTERS, STEM
 from reproduce.search.space import BLOCKS, FIRST, LAYERS, edges, next_strides
 
 Norm = Callable[[int], nn.Module]
@@ -182,7 +182,7 @@ class _Head(nn.Module):
         self.point = _convolution(channels, channels, 1, norm)
         self.atrous = _convolution(channels, channels, 3, norm, rate=rate)
         self.image = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())  # one pixel has no statistics
-        self.score = nn.Conv2d(3 * channels, classes, 1)
+        self.score = nn.Conv2d(len(HEAD_BRANCHES) * channels, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()

@@ -24,7 +24,7 @@ from reproduce.published.checks import Check, Context, Finding, recomputed, tran
 from reproduce.published.checks import nets as of
 from reproduce.published.checks.nets import Nets
 from reproduce.published.claims import Claim
-from reproduce.search import space
+from reproduce.search import settings, space
 from surgery.deploy import deploy_net
 from surgery.shapes import infer_shapes
 
@@ -42,7 +42,6 @@ PROFILER = (
     "and TensorFlow's profiler also counts maps padded to a multiple of the rate, image pooling over a"
     " sliding window and sums of blobs (inferred, no constant fitted)"
 )
-SEARCH = "Auto-DeepLab's search"
 DATA_SET = "the data set of {}"
 OTHERS = "another system's count in the paper's table: {}"
 
@@ -195,6 +194,26 @@ def table_2() -> dict[str, Check]:
     return checks
 
 
+def search_setting(nets: Nets, *fields: str) -> tuple[float, ...]:
+    """Defaults of the search."""
+    return tuple(getattr(settings.Settings(), field) for field in fields)
+
+
+def head_branches(nets: Nets) -> int:
+    """Branches of the head on each of the last maps in the search."""
+    return len(settings.HEAD_BRANCHES)
+
+
+def head_rate(nets: Nets) -> str:
+    """The rate of the dilated branch of such a head, on a map of stride s."""
+    return f"{settings.HEAD_REACH}/s"
+
+
+def first_deviation(nets: Nets) -> float:
+    """The standard deviation that alpha and beta start with."""
+    return settings.INIT_DEVIATION
+
+
 def _words(shape: tuple[int, ...]) -> str:
     return f"{shape[2]}x{shape[3]}x{shape[1]}"
 
@@ -222,7 +241,18 @@ CHECKS: dict[str, Check] = {
     "AD.S-24": recomputed(both_paths),
     "AD.S-25": recomputed(cells),
     "AD.S-26": recomputed(edges),
-    **{f"AD.S-{number:02}": without("not built", SEARCH) for number in (7, 9, 10, 17)},
+    "AD.S-07": transcribed(search_setting, "filters"),
+    "AD.S-09": transcribed(head_branches),
+    "AD.S-10": transcribed(head_rate),
+    "AD.S-11": transcribed(search_setting, "epochs"),
+    "AD.S-12": transcribed(search_setting, "architecture_from"),
+    "AD.S-13": transcribed(search_setting, "batch"),
+    "AD.S-14": transcribed(search_setting, "momentum"),
+    "AD.S-15": transcribed(search_setting, "lr", "lr_end"),
+    "AD.S-16": transcribed(search_setting, "weight_decay"),
+    "AD.S-17": transcribed(first_deviation),
+    "AD.S-18": transcribed(search_setting, "architecture_lr"),
+    "AD.S-19": transcribed(search_setting, "architecture_decay"),
     "AD.TR-01": transcribed(of.solver_setting, "base_lr", SMALL),
     "AD.TR-05": transcribed(stem, SMALL),
     "AD.TR-06": without("not built", DATA_SET.format("Cityscapes")),
