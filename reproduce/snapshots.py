@@ -16,6 +16,7 @@ import random
 import re
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def latest_snapshot(prefix: PathLike) -> Path | None:
     for path in start.parent.glob("*.solverstate*") if start.parent.is_dir() else ():
         match = _STATE.fullmatch(path.name)
         if match and path.name == f"{start.name}{match['iter']}{path.name[match.end('iter') :]}":
-            found.append((int(match["iter"]), path.stat().st_mtime_ns, path))
+            with suppress(FileNotFoundError):  # another process may remove old ones
+                found.append((int(match["iter"]), path.stat().st_mtime_ns, path))
     return max(found)[2] if found else None
 
 

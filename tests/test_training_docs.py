@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import Fcn, run_in
-from made_data import make_camvid, make_sbd, make_voc
+from made_data import make_camvid, make_nyud, make_sbd, make_voc
 from made_weights import made_weights
 from test_run_options import onnx_file
 
@@ -19,7 +19,8 @@ from caffe_weights.export import read_weights, write_weights
 from reproduce.nets import Form, make_net
 from reproduce.run_log import read_log
 
-TEXT = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "training.md").read_text()
 FORM = Form(32, 8)
 SMALL = ("--narrow", "32", "--fc", "8", "--workers", "0")
 LENET = """
@@ -31,8 +32,8 @@ layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[list[str]]:
@@ -88,6 +89,16 @@ def test_each_command_and_then_the_python(fcn: Fcn, tmp_path: Path) -> None:
     assert np.isfinite(float(names["loss"].detach()))
     exec(examples[1], names)
     assert float(next(iter(names["module"].parameters())).detach().abs().max()) < 1
+
+
+def test_the_python_of_the_page_on_data(fcn: Fcn, tmp_path: Path) -> None:
+    make_nyud(tmp_path / "nyud")
+    names: dict[str, Any] = {}
+    for code in blocks("python", (DOCS / "data.md").read_text()):
+        exec(code, names)
+    assert {name: tuple(blob.shape) for name, blob in names["batch"].items()} == {
+        "color": (1, 3, 5, 7), "hha": (1, 3, 5, 7), "label": (1, 1, 5, 7)}  # fmt: skip
+    names["feed"].close()
 
 
 def test_our_sgd_on_a_foreign_module_is_pytorchs() -> None:
