@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -249,6 +250,27 @@ def test_a_changed_solver_turns_its_claims() -> None:
 
     claims = {"F15.S43-05", "F16.T2b-01", "RS.SV-03", "F15.S42-04"}
     assert turned("solvers", Nets(solver=solver)) == claims
+
+
+SETTINGS: list[tuple[Any, str, Any, set[str]]] = [
+    (deconvnet, "RELEASED", replace(deconvnet.RELEASED, most=51), {"DN.RP-05", "DN.TR-13"}),
+    (deconvnet, "SETTINGS", {"deconvnet": replace(deconvnet.SETTINGS["deconvnet"], bilateral_sxy=21)},
+     {"DN.RP-10"}),
+    (autodeeplab.settings, "HEAD_REACH", 48, {"AD.S-10"}),
+    (autodeeplab.settings, "Settings", partial(autodeeplab.settings.Settings, epochs=60), {"AD.S-11"}),
+    (autodeeplab.space, "CHOICES", autodeeplab.space.OPERATIONS,
+     {"AD.S-03", "AD.S-05", "AD.S-25", "AD.S-26"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name", "value", "claims"), SETTINGS)
+def test_a_changed_setting_turns_its_claims(
+    module: Any, name: str, value: Any, claims: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = [claim for claim in CHECKS if claim.startswith(("DN.RP", "DN.TR", "AD.S"))]
+    before = {claim: asked_and_good()[claim][1] for claim in about}
+    monkeypatch.setattr(module, name, value)
+    assert {claim for claim in about if agrees(claim, NETS) != before[claim]} == claims
 
 
 def test_a_changed_list_turns_its_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
