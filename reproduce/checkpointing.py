@@ -18,6 +18,7 @@ from reproduce.dataflow import Run
 from reproduce.frame import Value
 from reproduce.framed import Framed
 from reproduce.layers.base import Layer
+from reproduce.layers.drop_path import DropPath
 from reproduce.layers.normalization import BatchNorm
 
 RunOne = Callable[[Run, dict[int, Value]], None]
@@ -50,7 +51,8 @@ def cut(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _changes(layer: Layer) -> bool:
     """Whether running a layer twice is not running it once."""
-    return layer.definition.type in CHANGING or (isinstance(layer, BatchNorm) and not layer.stored)
+    counts = isinstance(layer, BatchNorm) and not layer.stored
+    return layer.definition.type in CHANGING or counts or isinstance(layer, DropPath)
 
 
 def _strides(run: Run) -> bool:

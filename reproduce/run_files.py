@@ -108,7 +108,7 @@ def train_net(
     net.layer[0].CopyFrom(
         own_layer(net.layer[0].name, entry.data.tops, choice.kind, folder, dataset.split.name, **settings)
     )
-    if init:
+    if init in INITS:
         set_fillers(net, init)
     if paper is not None:
         paper.change(net)

@@ -35,6 +35,11 @@ def same(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     return bottoms[:1], ()
 
 
+def counted(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
+    """A pointwise layer that counts its passes."""
+    return bottoms[:1], ((1,),)
+
+
 def convolution(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """Convolution and Deconvolution: every bottom passes the same weights to the top of its index."""
     for i, shape in enumerate(bottoms):

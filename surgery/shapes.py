@@ -103,7 +103,9 @@ LAYER_RULES: dict[str, LayerRule] = {
 }
 
 # Python layers that compute, by module and layer: whoever registers a class for one enters its rule.
-PYTHON_RULES: dict[tuple[str, str], LayerRule] = {}
+PYTHON_RULES: dict[tuple[str, str], LayerRule] = {
+    ("reproduce.layers", "DropPath"): LayerRule(layers.counted),
+}
 
 # Tops of these come from outside the net. Numbers of tops as Caffe takes them.
 SOURCES: dict[str, tuple[int, int]] = {

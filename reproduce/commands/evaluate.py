@@ -19,7 +19,7 @@ from reproduce.commands.common import (
     progress,
     weights_option,
 )
-from reproduce.commands.net import form_options
+from reproduce.commands.net import architecture_option, form_options, given_architecture
 from reproduce.commands.score import class_row, print_scores
 from reproduce.score import ABSENT_RULES, score
 
@@ -36,6 +36,7 @@ from reproduce.score import ABSENT_RULES, score
 @click.option(
     "--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode."
 )
+@architecture_option
 @form_options
 @precision_option
 @device_option
@@ -43,7 +44,8 @@ from reproduce.score import ABSENT_RULES, score
 @json_option
 def command(
     name: str, weights_path: str, data: str, split: str, pictures: int, absent: str, out: str | None,
-    workers: int, narrow: int, fc: int | None, classes: int | None, precision: str, device: str, force: bool,
+    workers: int, architecture: str | None, narrow: int, fc: int | None, classes: int | None,
+    precision: str, device: str, force: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Score the net NAME with its weights on a data set, picture by picture in the order of the list.
@@ -64,7 +66,8 @@ def command(
     from reproduce.run_files import DataChoice, form_for
 
     kind, folder = parse_data(data)
-    form, choice = form_for(name, kind, narrow, fc, classes), DataChoice(kind, folder, split)
+    form = form_for(name, kind, narrow, fc, classes, given_architecture(architecture))
+    choice = DataChoice(kind, folder, split)
     place = pick_device(device)
     how = Precision(precision, place)
     net, feed = published_net(name, read_weights(weights_path), choice, form, place, workers)

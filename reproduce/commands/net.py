@@ -12,6 +12,18 @@ from caffe_weights.errors import InputError
 from caffe_weights.prototxt import format_net, write_net
 from reproduce.commands.common import Size, fcn_command, force_option, json_option, print_json, say
 from reproduce.nets import NETS, Form, make_net
+from reproduce.nets.architecture import Architecture, read_architecture
+from reproduce.nets.autodeeplab import SLIDING_WINDOW, slide_image_pooling
+
+architecture_option = click.option(
+    "--architecture", metavar="FILE", default=None,
+    help="Of auto-deeplab: its path and cell, as fcn search writes them.",
+)  # fmt: skip
+
+
+def given_architecture(path: str | None) -> Architecture | None:
+    """What --architecture names; InputError."""
+    return None if path is None else read_architecture(path)
 
 
 def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,12 +46,18 @@ def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--split", default="deploy", show_default=True, help="Which form; --list names them.")
 @click.option("--size", type=Size(), default=None, help="Input size. [default: 500x500, or the net's own]")
 @click.option("--out", default=None, metavar="FILE", help="Write the prototxt here. [default: print it]")
+@architecture_option
+@click.option("--sliding-pooling", "window", type=click.IntRange(1), is_flag=False, flag_value=SLIDING_WINDOW,
+              default=None, metavar="[N]",
+              help="Of auto-deeplab: image pooling by a sliding mean of N pixels, as the paper evaluated."
+              f" [without N: {SLIDING_WINDOW}]")  # fmt: skip
 @form_options
 @force_option
 @json_option
 def command(
-    name: str | None, listing: bool, split: str, size: tuple[int, int] | None, out: str | None, narrow: int,
-    fc: int | None, classes: int | None, force: bool, as_json: bool,
+    name: str | None, listing: bool, split: str, size: tuple[int, int] | None, out: str | None,
+    architecture: str | None, window: int | None, narrow: int, fc: int | None, classes: int | None,
+    force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the prototxt of the published net NAME, as Caffe would read it, or list the nets there are.
 
@@ -57,7 +75,9 @@ def command(
         return
     if as_json:
         raise InputError("--json", "without --list", "--list", "a net is printed as prototxt")
-    net = make_net(name, split, size, Form(narrow, fc, classes))
+    net = make_net(name, split, size, Form(narrow, fc, classes, given_architecture(architecture)))
+    if window is not None:
+        net = slide_image_pooling(net, window)
     if out is None:
         sys.stdout.write(format_net(net))
     else:

@@ -12,8 +12,8 @@ from caffe_weights.errors import NetError
 from caffe_weights.filtering import filter_net
 from caffe_weights.upgrade import load_net
 from reproduce.commands.common import Size, fcn_command, json_option, print_json
-from reproduce.commands.net import form_options
-from reproduce.nets import CHANNELS, NETS, Form, make_net
+from reproduce.commands.net import architecture_option, form_options, given_architecture
+from reproduce.nets import CHANNELS, NETS, SEARCHED, Form, make_net
 from surgery.deploy import deploy_net
 from surgery.shapes import Shape, declared_shapes, is_source, needed_inputs
 from surgery.summary import Row, Summary, summarize
@@ -27,11 +27,13 @@ HEADINGS = ("layer", "type", "output", "parameters", "multiply-adds", "activatio
 @click.option(
     "--size", type=Size(), default=None, help="Input size. [default: the net's own; 500x500 by NAME]"
 )
+@architecture_option
 @form_options
 @json_option
 def command(
-    net: str, size: tuple[int, int] | None, narrow: int, fc: int | None, classes: int | None, as_json: bool
-) -> None:
+    net: str, size: tuple[int, int] | None, architecture: str | None, narrow: int, fc: int | None,
+    classes: int | None, as_json: bool,
+) -> None:  # fmt: skip
     """List the layers of a published net (NAME, see fcn net --list) or of a PROTOTXT in its deploy form.
 
     A multiply-add is one multiplication with its addition in a convolution, up-sampling or fully connected
@@ -48,8 +50,8 @@ def command(
                 multiply_adds, activation_bytes
       uncounted types of layers whose arithmetic is not in multiply_adds
     """
-    form = Form(narrow, fc, classes)
-    if net in NETS:
+    form = Form(narrow, fc, classes, given_architecture(architecture))
+    if net in NETS or net in SEARCHED:
         definition = make_net(net, size=size, form=form)
     elif form != Form():
         raise NetError(net, "a width or number of classes for a prototxt", "a published net's name")

@@ -26,8 +26,9 @@ from reproduce.commands.common import (
 )
 from reproduce.commands.deconvnet_stages import RECIPE as DECONVNET
 from reproduce.commands.deconvnet_stages import check_no_stages, stage_options, stage_runs
-from reproduce.commands.net import form_options
+from reproduce.commands.net import form_options, given_architecture
 from reproduce.commands.train_options import (
+    auto_deeplab_options,
     data_options,
     paper_options,
     run_options,
@@ -36,6 +37,7 @@ from reproduce.commands.train_options import (
 )
 from reproduce.data import DATASETS
 from reproduce.nets import find, make_net
+from reproduce.nets.drop_path import add_drop_path
 
 if TYPE_CHECKING:
     from caffe_weights.caffe_pb2 import NetParameter
@@ -55,7 +57,8 @@ RECIPES = {
 # Options that a solver of one's own leaves no room for, with their defaults
 NAMED_ONLY: dict[str, Any] = {
     "data": None, "split": "", "init": None, "expand": False, "batch": 1, "momentum": None, "mirror": False,
-    "jitter": 0, "balance": None, "sample": 1.0, "cell": 1, "learn_interpolation": None, "only_last": False,
+    "jitter": 0, "crop": 0, "shrink": 1, "drop_path": 1.0, "architecture": None, "balance": None,
+    "sample": 1.0, "cell": 1, "learn_interpolation": None, "only_last": False,
     "score_data": None, "score_every": 0, "narrow": 1, "fc": None, "classes": None,
 }  # fmt: skip
 FLAGS = {"expand": "--expand-score", "cell": "--sample-cell", "learn_interpolation": "--learn-interpolation"}
@@ -70,6 +73,7 @@ FLAGS = {"expand": "--expand-score", "cell": "--sample-cell", "learn_interpolati
 @data_options
 @solver_options
 @paper_options
+@auto_deeplab_options
 @score_options
 @run_options
 @stage_options
@@ -132,8 +136,8 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
             "fcn train", "no start", "--from WEIGHTS of the predecessor, or --init for random ones"
         )
     kind, folder = parse_data(options["data"])
-    settings = {key: options[key] for key in ("mirror", "jitter") if options[key]}
-    settings |= {key: options[key] for key in ("batch", "cell") if options[key] > 1}
+    settings = {key: options[key] for key in ("mirror", "jitter", "crop") if options[key]}
+    settings |= {key: options[key] for key in ("batch", "cell", "shrink") if options[key] > 1}
     settings |= {"sample": options["sample"]} if options["sample"] < 1 else {}
     choice = DataChoice(kind, folder, options["split"], {"seed": options["seed"], **settings})
     rates = _rates(options["lr"], len(names))
@@ -154,9 +158,10 @@ def _one(
     from reproduce.precision import check_precision
     from reproduce.run_files import adapted, form_for, score_dataset, solver_of, train_net, write_run
     from reproduce.snapshots import latest_snapshot
-    from reproduce.train import PREFIX, Training, check_new
+    from reproduce.train import PREFIX, Training, check_new, place
 
-    form = form_for(name, choice.kind, options["narrow"], options["fc"], options["classes"])
+    architecture = given_architecture(options["architecture"])
+    form = form_for(name, choice.kind, options["narrow"], options["fc"], options["classes"], architecture)
     paper = PaperOptions(options["sample"], options["learn_interpolation"], options["only_last"])
     if out != Path(options["out"]) and not up_between(make_net(name, find(name).splits[0])):
         paper = replace(
@@ -166,6 +171,8 @@ def _one(
     net = train_net(name, form, choice, init, paper)
     solver = solver_of(name, _changes(options, rate), options["seed"] if init else None)
     solver = adapted(solver, options["momentum"], options["batch"], options["sample"])
+    if options["drop_path"] != 1:
+        net = add_drop_path(net, options["drop_path"], solver.max_iter * solver.iter_size // place()[1])
     check_new(out, options["resume"])
     check_precision(options["precision"], _device(options))
     begun = options["resume"] and latest_snapshot(out / PREFIX) is not None
@@ -245,7 +252,7 @@ def _start(
         say(f"{name}: {report}, the rest by {init}")
         return weights
     if not sources:
-        return interpolation(name, form)
+        return interpolation(name, form) or None
     made = start(name, given, form, expand, paper.change)
     say(f"{name}: {len(made.report.copied) + len(made.report.coerced)} blobs from {', '.join(sources)},"
         f" {len(made.report.new)} new")  # fmt: skip

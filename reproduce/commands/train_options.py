@@ -28,8 +28,9 @@ data_options = together(
     click.option("--from", "sources", multiple=True, metavar="WEIGHTS",
                  help="The predecessor's, as in fcn start; with --init only what there is of a trunk; with"
                  " --solver what to copy by name."),
-    click.option("--init", type=click.Choice(["xavier", "msra"]),
-                 help="Random weights, for what --from has not."),
+    click.option("--init", type=click.Choice(["xavier", "msra", "own"]),
+                 help="Random weights, for what --from has not; own: as the net itself says, which"
+                 " Auto-DeepLab does."),
     click.option("--expand-score", "expand", is_flag=True, 
                  help="As in fcn start: keep fewer classes as first."),
     click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
@@ -63,6 +64,18 @@ paper_options = together(
     click.option("--learn-interpolation/--fixed-interpolation", default=None,
                  help="Let the up-sampling between skips learn, or none. [default: as the net has it]"),
     click.option("--only-last", is_flag=True, help="Let nothing but the score layers learn."),
+)  # fmt: skip
+
+auto_deeplab_options = together(
+    click.option("--architecture", metavar="FILE",
+                 help="Of auto-deeplab: its path and cell, as fcn search writes them."),
+    click.option("--crop", type=click.IntRange(0), default=0, metavar="N",
+                 help="Cut random squares of N pixels; Auto-DeepLab's paper: 769 of Cityscapes."),
+    click.option("--shrink", type=click.IntRange(1), default=1, metavar="N", show_default=True,
+                 help="Make pictures smaller by this first."),
+    click.option("--drop-path", type=float, default=1.0, metavar="KEEP",
+                 help="Of auto-deeplab: in the end keep an operation of the last cell with this probability."
+                 " [default: drop none]"),
 )  # fmt: skip
 
 score_options = together(

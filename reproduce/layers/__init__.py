@@ -10,6 +10,7 @@ from reproduce.layers import (
     convolution,
     data,
     database,
+    drop_path,
     eltwise_accuracy,
     loss,
     neuron,
@@ -97,7 +98,9 @@ READERS: dict[str, type[sources.Source]] = {
 
 # Python layers that compute, by module and layer; nothing is ever imported for them. Those that bring data
 # in, without bottoms, are inputs of the net.
-PYTHON_LAYERS: dict[tuple[str, str], type[Layer]] = {}
+PYTHON_LAYERS: dict[tuple[str, str], type[Layer]] = {
+    ("reproduce.layers", "DropPath"): drop_path.DropPath,
+}
 
 
 def register(
