@@ -14,6 +14,7 @@ CONV = 1e-5  # layers that sum many products
 NET = 1e-5  # blobs of a whole narrow net
 GRADIENT = 2e-5  # gradients of a whole net
 FULL = 2e-5  # blobs of a net of full width
+FOLDED = 1e-4  # a net whose BN went into its convolutions: other weights, rounded once more
 OPENCV = 1e-4  # against OpenCV's importer, which has kernels of its own
 FLOAT64_FACTOR = 1.5  # our worst difference from float64, over that of Caffe's float32: the judge of rounding
 SMALLEST = 1e-7  # what a blob's or channel's magnitude counts as at least

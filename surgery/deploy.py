@@ -22,6 +22,7 @@ Net = caffe_pb2.NetParameter
 TRAINING_ENDS = {
     "Accuracy": 1,
     "ContrastiveLoss": 2,
+    "EltwiseAccuracy": 1,
     "EuclideanLoss": 1,
     "HDF5Output": 0,
     "HingeLoss": 1,
