@@ -6,7 +6,7 @@ PIP_ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench proto clean
+.PHONY: demo test lint types tests bench audit proto clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
@@ -26,6 +26,10 @@ tests: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/conversion.py
+
+# docs/audit.md, which a test holds against what the command says.
+audit: $(VENV)/installed
+	$(BIN)/fcn audit --markdown docs/audit.md --force
 
 # caffe_pb2.py and caffe_pb2.pyi from caffe.proto; a test compares.
 proto: $(VENV)/installed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from made_data import labels, make_context, make_sbd, make_siftflow, make_voc, picture, write
@@ -16,6 +18,7 @@ from made_weights import made_weights
 from caffe_weights.caffe_pb2 import NetParameter
 from caffe_weights.errors import FormatError, InputError
 from caffe_weights.export import write_weights
+from reproduce.cli import load_command
 from reproduce.nets import Form, make_net
 from reproduce.published import identity
 from reproduce.published.checks import Context
@@ -68,6 +71,7 @@ def test_totals_by_tier_are_apart_and_recalled_claims_too() -> None:
     assert found.by_status(True).total() == 344
     assert found.by_status(True) + found.by_status(False) == found.by_status()
     tiers = found.by_tier()
+    assert tiers["recomputed"]["consistent"] == found.by_status()["consistent"]
     assert (
         tiers["recomputed"]["reproduced"] + tiers["transcribed"]["reproduced"]
         == (found.by_status()["reproduced"])
@@ -82,8 +86,24 @@ def test_without_data_the_command_that_checks_is_named() -> None:
     assert found.status == "needs weights and data"
     wanted = "--claim RS.SC-06 --weights voc-fcn-alexnet=fcn-alexnet-pascal.caffemodel --data voc:DIR"
     assert found.command.endswith(wanted)
-    assert whole().verdicts["F15.T1-07"].command == "fcn train voc-fcn32s --data voc:DIR"
+    assert whole().verdicts["F15.T1-07"].command == (
+        "fcn train voc-fcn32s --from WEIGHTS --data voc:DIR --out DIR"
+    )
     assert whole().verdicts["DN.T1/Hypercolumn/aero"].how == "Hypercolumn"
+
+
+def test_the_commands_exist_with_their_options() -> None:
+    commands = {verdict.command for verdict in whole().verdicts.values()}
+    calls = {re.sub(r"[A-Z]+\d*\.\S+", "ID", call.strip()) for text in commands for call in text.split(";")}
+    calls = {call for call in calls if call.startswith("fcn ")}
+    assert len(calls) > 30
+    for call in calls:
+        _, name, *words = call.split()
+        command = load_command(name)
+        if isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, call
 
 
 # the claim, its changed value, and the verdicts that must come out

@@ -11,6 +11,7 @@ from reproduce.published.tables import (
     PAPERS,
     RECALLED,
     SYMBOLS,
+    WITH_TIER,
     Table,
     ours,
     paper_of,
@@ -62,10 +63,10 @@ def markdown(audit: Audit) -> str:
     for status, meaning in STATUSES.items():
         lines.append(f"| {status} | {SYMBOLS[status]} | {every[status]} | {recalled[status]} | {meaning} |")
     lines += [f"| all | | {every.total()} | {recalled.total()} | |", ""]
-    lines += ["| tier | reproduced | differs | other | |", "|---|--:|--:|--:|---|"]
+    lines += [f"| tier | {' | '.join(WITH_TIER)} | |", "|---|" + "--:|" * len(WITH_TIER) + "---|"]
     for tier, counts in audit.by_tier().items():
-        rest = counts.total() - counts["reproduced"] - counts["differs"]
-        lines.append(f"| {tier} | {counts['reproduced']} | {counts['differs']} | {rest} | {TIERS[tier]} |")
+        numbers = " | ".join(str(counts[status]) for status in WITH_TIER)
+        lines.append(f"| {tier} | {numbers} | {TIERS[tier]} |")
     lines += [
         "",
         f"`{SYMBOLS['reproduced']}{COPIED}` marks what was transcribed.",

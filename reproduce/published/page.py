@@ -20,8 +20,9 @@ from reproduce.published.tables import (
     PAPERS,
     RECALLED,
     SYMBOLS,
+    WITH_TIER,
     Table,
-    ours,
+    own_value,
     paper_of,
     place,
     short,
@@ -57,10 +58,11 @@ def _totals(audit: Audit) -> Iterator[str]:
         yield f'<tr><td class="{_class(status)}"><b>{SYMBOLS[status]}</b>{status}<small>{escape(words)}'
         yield f"</small></td><td>{every[status]}</td><td>{recalled[status]}</td></tr>"
     yield "</table></div>"
-    yield '<div class="wide"><table class="totals"><tr><th>tier</th><th>reproduced</th><th>differs</th></tr>'
+    yield '<div class="wide"><table class="totals"><tr><th>tier</th>'
+    yield "".join(f'<th title="{status}">{SYMBOLS[status]}</th>' for status in WITH_TIER) + "</tr>"
     for tier, counts in audit.by_tier().items():
-        yield f"<tr><td>{tier}<small>{escape(TIERS[tier])}</small></td><td>{counts['reproduced']}</td>"
-        yield f"<td>{counts['differs']}</td></tr>"
+        numbers = "".join(f"<td>{counts[status]}</td>" for status in WITH_TIER)
+        yield f"<tr><td>{tier}<small>{escape(TIERS[tier])}</small></td>{numbers}</tr>"
     yield "</table></div>"
     copied = f"{SYMBOLS['reproduced']}{COPIED}"
     yield f'<p class="soft">Tiers are never added up; <b>{copied}</b> marks what was transcribed.</p>'
@@ -112,9 +114,8 @@ def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return "<td></td>"
     claim = verdict.claim
-    mine = ""
-    if verdict.tier and verdict.status != "reproduced":
-        mine = f"<small>{escape(ours(claim, verdict.value))}</small>"
+    value = "" if verdict.status == "reproduced" else own_value(verdict)
+    mine = f"<small>{escape(value)}</small>" if value else ""
     words = f"{claim.id}: {verdict.status}"
     return (
         f'<td class="{_class(verdict.status)}"><a href="#{_anchor(claim.id)}" title="{escape(words)}">'

@@ -36,7 +36,7 @@ td a { text-decoration: none; display: block; } td a:focus, td a:hover { text-de
 td b, h4 b { color: var(--tone); margin-left: .35rem; } .totals td b { margin: 0; display: inline-block;
   min-width: 1.9rem; } .totals small { max-width: 34rem; }
 td small { display: block; color: var(--soft); }
-.totals td:nth-child(2), .totals td:nth-child(3) { text-align: right; }
+.totals tr > :not(:first-child) { text-align: right; }
 ul { padding-left: 1.1rem; } li { margin: .4rem 0; overflow-wrap: anywhere; }
 svg.times { display: block; width: 100%; max-width: 34rem; } svg text { font: 10px system-ui, sans-serif;
   fill: var(--soft); } svg .title { fill: var(--ink); } svg .in { fill: var(--back); }

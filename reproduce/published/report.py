@@ -8,11 +8,10 @@ from typing import Any
 
 from reproduce.published.checks import TIERS
 from reproduce.published.contradictions import Found
-from reproduce.published.tables import ours, place, printed, tables
+from reproduce.published.tables import BY_ARITHMETIC, WITH_TIER, own_value, place, printed, tables
 from reproduce.published.verdicts import STATUSES, Audit, Verdict
 
 WRONG = ("differs", "inconsistent")
-BY_ARITHMETIC = ("consistent", "inconsistent")
 ABSENT = ("not built", "out of scope")
 
 
@@ -40,10 +39,9 @@ def totals(audit: Audit) -> Iterator[str]:
             yield f"{status:24} {seen[status]:5} {recalled[status]:8}"
     yield f"{'claims':24} {seen.total():5} {recalled.total():8}"
     yield ""
-    yield f"{'tier':12} {'reproduced':>10} {'differs':>8} {'other':>6}"
+    yield f"{'tier':12} " + " ".join(status.split()[0] for status in WITH_TIER)
     for tier, counts in audit.by_tier().items():
-        other = counts.total() - counts["reproduced"] - counts["differs"]
-        yield f"{tier:12} {counts['reproduced']:10} {counts['differs']:8} {other:6}"
+        yield f"{tier:12} " + " ".join(f"{counts[name]:{len(name.split()[0])}}" for name in WITH_TIER)
 
 
 def listing(audit: Audit) -> Iterator[str]:
@@ -54,8 +52,8 @@ def listing(audit: Audit) -> Iterator[str]:
         for verdict in table.cells.values():
             claim = verdict.claim
             words = " · ".join(filter(None, (claim.row, claim.column)))
-            found = f", ours {ours(claim, verdict.value)}" if verdict.tier else ""
-            yield f"  {claim.id:14} {verdict.status:18} {printed(claim)}{found}  {words}"
+            found = equation(verdict) + _ours(verdict)
+            yield f"  {claim.id:14} {verdict.status:18} {found}  {words}"
 
 
 def contradictions(found: Sequence[Found]) -> Iterator[str]:
@@ -88,7 +86,7 @@ def facts(verdict: Verdict, found: Sequence[Found]) -> list[tuple[str, str]]:
     known = [("paper", claim.paper), ("where", claim.location), ("row", claim.row), ("column", claim.column),
              ("printed", equation(verdict))]  # fmt: skip
     if tier is not None:
-        known += [("ours", ours(claim, verdict.value)), ("tier", f"{tier}: {TIERS[tier]}")]
+        known += [("ours", own_value(verdict)), ("tier", f"{tier}: {TIERS[tier]}")]
     if verdict.status not in BY_ARITHMETIC:
         known.append(("how" if tier else "of" if verdict.status in ABSENT else "takes", verdict.how))
     known += [("reason", verdict.reason), ("check with", verdict.command), ("conditions", claim.conditions),
@@ -134,9 +132,13 @@ def mismatch(verdict: Verdict) -> Iterator[str]:
     """A claim that does not agree: what is printed and what we have, then why."""
     claim = verdict.claim
     where = " · ".join(filter(None, (claim.location, claim.row, claim.column)))
-    mine = f", ours {ours(claim, verdict.value)}" if verdict.tier else ""
-    yield f"{claim.id}  {where}: printed {equation(verdict)}{mine}"
+    yield f"{claim.id}  {where}: printed {equation(verdict)}{_ours(verdict)}"
     if verdict.reason:
         yield f"    {verdict.reason}"
     if verdict.contradictions:
         yield f"    see {', '.join(verdict.contradictions)}"
+
+
+def _ours(verdict: Verdict) -> str:
+    value = own_value(verdict)
+    return f", ours {value}" if value else ""

@@ -8,6 +8,7 @@ holds. `needs` says how the claim is checked:
   server         label maps of a test set whose truth only its server has
   data           counted in the data set
   training       trained anew
+  search         searched for anew
   not built      by something that the toolkit does not have; `note` says what
   out of scope   not at all: another system's number, named by `note`
 """
@@ -22,6 +23,9 @@ from fnmatch import fnmatchcase
 from reproduce.published.claims import TABLES, Claim
 
 TIMINGS = "python benchmarks/published_timings.py --device cuda --save"
+DECONVNET = (
+    "fcn data deconvnet voc DIR --out CROPS; fcn train --recipe deconvnet --data deconvnet:CROPS --out DIR"
+)
 SYSTEMS = ("DeconvNet", "Auto-DeepLab", "Cityscapes")
 
 
@@ -68,13 +72,18 @@ def command(claim: Claim, required: Requirement) -> str:
     """The command that would check the claim, "" where there is none."""
     if claim.check == "timing":
         return f"{TIMINGS}; fcn audit --claim {claim.id}"
-    net, data = required.net, required.data
+    net, data, file = required.net, required.data, required.weights
     if required.needs in ("weights+data", "difference"):
-        return f"fcn audit --claim {claim.id} --weights {net}={required.weights} --data {data}:DIR"
+        return f"fcn audit --claim {claim.id} --weights {net}={file} --data {data}:DIR"
     if required.needs == "server":
-        return f"fcn segment the test pictures with {net} and {required.weights}; the server scores them"
+        crops = " --proposals auto --faithful" if net == "deconvnet" else ""
+        return f"fcn segment --net {net} --weights {file}{crops} --out DIR IMAGE...; the server scores them"
     if required.needs == "data":
         return f"fcn audit --claim {claim.id} --data {data}:DIR"
+    if required.needs == "search":
+        return f"fcn search --data {data}:DIR --out DIR"
+    if required.needs == "training" and net == "deconvnet":
+        return DECONVNET
     if required.needs == "training":
-        return f"fcn train {net} --data {data}:DIR"
+        return f"fcn train {net} --from WEIGHTS --data {data}:DIR --out DIR"
     return ""

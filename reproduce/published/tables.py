@@ -25,6 +25,8 @@ SYMBOLS = {
     "out of scope": "·",
 }  # fmt: skip
 assert SYMBOLS.keys() == STATUSES.keys()
+BY_ARITHMETIC = ("consistent", "inconsistent")
+WITH_TIER = list(STATUSES)[:6]  # statuses that come with a value and its tier
 RECALLED = "†"
 COPIED = "c"  # behind the symbol of a reproduced claim of the tier `transcribed`
 RENAMED = {"seeds": "Chinese write-ups of the papers"}
@@ -67,6 +69,11 @@ def tables(verdicts: Iterable[Verdict]) -> list[Table]:
     for verdict in verdicts:
         found.setdefault((verdict.claim.paper, verdict.claim.location), []).append(verdict)
     return [_table(paper, location, group) for (paper, location), group in found.items()]
+
+
+def own_value(verdict: Verdict) -> str:
+    """Our value in the unit of the print, "" where there is none or only arithmetic on other claims."""
+    return "" if verdict.status in BY_ARITHMETIC else ours(verdict.claim, verdict.value)
 
 
 def symbol(verdict: Verdict) -> str:

@@ -44,14 +44,14 @@ STATUSES = {
 }
 NEEDS = {
     "weights+data": "needs weights and data", "difference": "needs weights and data", "server": "needs data",
-    "data": "needs data", "training": "needs training", "gpu": "needs GPU", "not built": "not built",
-    "out of scope": "out of scope",
+    "data": "needs data", "training": "needs training", "search": "needs training", "gpu": "needs GPU",
+    "not built": "not built", "out of scope": "out of scope",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a claim. `value` is ours, None where there is none; `tier` goes with it.
+    """What is known of a claim. `value` is ours, or what other claims give, and has a tier; else both None.
 
     `how`: how it was found, or what it takes, in a line. `reason`: why it differs. `command`: what would
     check it. `notes`: what else the other claims say of it. `contradictions`: ids of those it is part of.
@@ -162,7 +162,8 @@ class _Judge:
         """A verdict from timings, data or weights, if there are."""
         given = self.given
         if claim.check == "timing":
-            return _measured(claim, self.timings[claim.id]) if claim.id in self.timings else None
+            timings = self.timings.get(claim.id)
+            return _measured(claim, required, timings) if timings else None
         count = COUNTS.get(claim.id)
         if count is not None and count.kind in given.data:
             value = count.function(given.data[count.kind])
@@ -201,7 +202,7 @@ def _not_built(required: Requirement) -> str:
         return required.note
     if required.net and required.net not in NETS:
         return f"the net {required.net}"
-    if required.needs == "training" and required.data and required.data not in DATASETS:
+    if required.needs in ("training", "search") and required.data and required.data not in DATASETS:
         return f"the data set {required.data}"
     return ""
 
@@ -213,6 +214,7 @@ def _takes(required: Requirement) -> str:
         "server": f"label maps of {required.net} with {required.weights}, scored by the test server",
         "data": f"the data set {required.data}",
         "training": f"{required.net} trained on {required.data}",
+        "search": f"a search on {required.data}",
         "gpu": "a measurement",
     }[required.needs]
     return f"{words} ({required.note})" if required.note else words
@@ -231,7 +233,7 @@ def _without(claim: Claim, found: Finding) -> Verdict:
     return Verdict(claim, found.status, how=found.reason)
 
 
-def _measured(claim: Claim, timings: Sequence[Timing]) -> Verdict:
+def _measured(claim: Claim, required: Requirement, timings: Sequence[Timing]) -> Verdict:
     """All devices are named; the value is that of the last."""
     words = []
     for timing in timings:
@@ -239,7 +241,8 @@ def _measured(claim: Claim, timings: Sequence[Timing]) -> Verdict:
         ratio = ratio_words(claim, value)
         words.append(f"{timing.words}: {value:.4g}" + (f", {ratio}" if ratio else ""))
     value = timings[-1].value_for(claim)
-    return Verdict(claim, "measured elsewhere", value, "measured", "; ".join(words))
+    how, again = "; ".join(words), command(claim, required)
+    return Verdict(claim, "measured elsewhere", value, "measured", how, command=again)
 
 
 def _follows(verdict: Verdict, outcomes: Sequence[Outcome]) -> Verdict:
@@ -249,7 +252,7 @@ def _follows(verdict: Verdict, outcomes: Sequence[Outcome]) -> Verdict:
     rest = tuple(_note(outcome) for outcome in outcomes if outcome is not shown)
     notes = (*rest, f"{verdict.status}: {verdict.how}") if verdict.status.startswith("needs") else rest
     status = "inconsistent" if wrong else "consistent"
-    return replace(verdict, status=status, how=shown.words, value=shown.value, notes=notes)
+    return replace(verdict, status=status, how=shown.words, value=shown.value, tier="recomputed", notes=notes)
 
 
 def _note(outcome: Outcome) -> str:
