@@ -1,8 +1,8 @@
 """DropPath, a Python layer of ours: the whole item kept or left out, ever more often as training goes on.
 
 From core/nas_cell.py of tensorflow/models (research/deeplab, 00b613a4). In TRAIN each item of a batch is kept
-with probability 1 - min(1, t / passes) (1 - keep), and then divided by it; t counts the forward passes before.
-It is the layer's only parameter, which no solver moves, so that a snapshot has it. In TEST the identity.
+with probability 1 - min(1, t / passes) (1 - keep), and then divided by it; t counts the forward passes so
+far. It is the layer's only parameter, which no solver moves, so that a snapshot has it. In TEST the identity.
 """
 
 from __future__ import annotations

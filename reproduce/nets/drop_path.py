@@ -1,8 +1,8 @@
 """Scheduled drop path for an Auto-DeepLab in training: which layers it adds, with which probabilities.
 
 From core/nas_cell.py of tensorflow/models (research/deeplab, 00b613a4): behind each operation of a block but
-a plain skip; cell l of L keeps a path with 1 - (l + 1) / L (1 - keep), and this falls from 1 in a straight line
-over the iterations. The paper (section 5.2, 1.74 points on Cityscapes) does not say `keep`.
+a plain skip; cell l of L keeps a path with 1 - (l + 1) / L (1 - keep), and this falls from 1 in a straight
+line over the iterations. The paper (section 5.2, 1.74 points on Cityscapes) does not say `keep`.
 """
 
 from __future__ import annotations
