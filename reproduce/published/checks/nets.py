@@ -122,10 +122,9 @@ def grids(nets: Nets, name: str, *inputs: tuple[int, int | None]) -> tuple[int, 
     cut, _, _ = convolutionize(nets.net(name))
     first = next(layer for layer in cut.layer if layer.type == "Convolution")
     last = [layer for layer in cut.layer if layer.type == "Convolution"][-1]
-    sides = []
+    sides, own = [], list(first.convolution_param.pad)
     for size, pad in inputs:
-        if pad is not None:
-            first.convolution_param.pad[:] = [pad]
+        first.convolution_param.pad[:] = own if pad is None else [pad]
         shapes = infer_shapes(cut, {cut.layer[0].top[0]: (1, 3, size, size)})
         sides.append(_same(shapes.blobs[last.top[0]][2:]))
     return tuple(sides)
@@ -213,10 +212,12 @@ def _one(found: Sequence[Any]) -> Any:
 
 def _same(sides: Sequence[int]) -> int:
     height, width = sides
-    assert height == width, "a square"
+    if height != width:
+        raise NetError("side", f"{height} x {width}", "a square")
     return height
 
 
 def _whole(value: Fraction) -> int:
-    assert value.denominator == 1
+    if value.denominator != 1:
+        raise NetError("stride", str(value), "a whole number")
     return int(value)
