@@ -328,10 +328,10 @@ def test_timings_are_measured_elsewhere(tmp_path: Path) -> None:
     ready = Given(timings=read_timings(path))
     found = one("F15.T1-08", ready)
     assert (found.status, found.tier, found.value) == ("measured elsewhere", "measured", 21.0)
-    assert found.how == "fcn-vgg16 forward on a card, 2026-01-02: 21, 10 times faster"
+    assert found.how == "fcn-vgg16 forward on a card, 2026-01-02: 21 ms, 10 times faster"
     assert one("F15.S5-06", ready).value == pytest.approx(0.066)  # printed in seconds
     assert "5 times faster" in one("F15.S5-06", ready).how
-    assert one("F15.T3-07", ready).how.endswith("350, 2 times slower")  # printed as ~175 ms
+    assert one("F15.T3-07", ready).how.endswith(": 350 ms, 2 times slower")  # printed as ~175 ms
     assert one("F16.ABS-03", ready).status == "measured elsewhere"  # printed in words
     naive = one("F15.S31-04", ready)
     assert (naive.status, naive.value) == ("measured elsewhere", 4.5)

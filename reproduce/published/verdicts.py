@@ -25,7 +25,7 @@ from reproduce.published.registry import CHECKS
 from reproduce.published.relations import Outcome, check, load_relations
 from reproduce.published.requirements import Requirement, command, load_requirements, requirement_of
 from reproduce.published.rescoring import Scoring
-from reproduce.published.timings import Timing, latest, ratio_words
+from reproduce.published.timings import Timing, latest, ratio_words, time_unit
 
 STATUSES = {
     "reproduced": "computed or measured here, within the rounding of the print",
@@ -238,8 +238,8 @@ def _measured(claim: Claim, required: Requirement, timings: Sequence[Timing]) ->
     words = []
     for timing in timings:
         value = timing.value_for(claim)
-        ratio = ratio_words(claim, value)
-        words.append(f"{timing.words}: {value:.4g}" + (f", {ratio}" if ratio else ""))
+        measured = f"{value:.4g} {time_unit(claim)}".rstrip()
+        words.append(", ".join(filter(None, (f"{timing.words}: {measured}", ratio_words(claim, value)))))
     value = timings[-1].value_for(claim)
     how, again = "; ".join(words), command(claim, required)
     return Verdict(claim, "measured elsewhere", value, "measured", how, command=again)
