@@ -83,6 +83,8 @@ def test_the_kernel_that_a_finer_pool5_wants() -> None:
     # pool5 sees 212 pixels at step 32; with stride 1 as many at step 16
     kernel = -(-(212 + 6 * 32 - 212) // 16) + 1
     assert of.wider_kernel(NETS, "voc-fcn32s", "pool5", "fc6") == (kernel, kernel)
+    # the paper's 14 is that of a net without pool5: what conv5_3 sees, and 13 steps of 16
+    assert of.receptive_fields(NETS, "voc-fcn32s", "conv5_3", "fc6") == (404 - 13 * 16, 404)
 
 
 def test_deconvnets_parameters_by_hand() -> None:
