@@ -121,14 +121,14 @@ def measure_training(
     }
 
 
-def differences(got: torch.Tensor, want: torch.Tensor) -> dict[str, Any]:
+def differences(got: torch.Tensor, want: torch.Tensor, bound: float = FULL) -> dict[str, Any]:
     """Worst difference of the scores, and in how many pixels the label differs, doubtful ones apart."""
     largest = float(want.abs().max())
     best = want.topk(2, dim=1).values
-    sure = best[:, 0] - best[:, 1] > 2 * FULL * largest
+    sure = best[:, 0] - best[:, 1] > 2 * bound * largest
     other = got.argmax(1) != want.argmax(1)
     worst = relative(got, want)
-    assert worst <= FULL and not bool((other & sure).any()), f"scores differ by {worst:.2g}"
+    assert worst <= bound and not bool((other & sure).any()), f"scores differ by {worst:.2g}"
     return {"worst_difference": worst, "pixels": other.numel(), "labels_other": int(other.sum())}
 
 

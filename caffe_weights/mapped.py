@@ -49,6 +49,12 @@ class MappedFile(mmap.mmap):
         with suppress(OSError, AttributeError):
             self.madvise(_MADV_POPULATE_READ, start, address - self.address + size - start)
 
+    def release(self, address: int, size: int) -> None:
+        """Give back the pages of `size` bytes at `address`, if the system can; reading brings them again."""
+        start = (address - self.address) // mmap.PAGESIZE * mmap.PAGESIZE
+        with suppress(OSError, AttributeError, ValueError):
+            self.madvise(mmap.MADV_DONTNEED, start, address - self.address + size - start)
+
     def array(self, start: int, count: int, dtype: str) -> np.ndarray:
         """Values `count` of `dtype` from byte `start` on, as a read-only view of shape (count,)."""
         if count == 0:
@@ -86,6 +92,17 @@ def spool(chunks: Iterator[bytes], where: str, most_bytes: int = CAFFE_MOST_BYTE
         spooled.close()
         raise
     return spooled
+
+
+def portions(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The values of `array` in C order, some at a time; those in a map do not stay in memory."""
+    mapped, flat = _map_of(array), array.reshape(-1)
+    step = max(1, CHUNK_BYTES // array.itemsize)
+    for start in range(0, flat.size, step):
+        portion = flat[start : start + step]
+        yield portion
+        if mapped is not None:
+            mapped.release(portion.ctypes.data, portion.nbytes)
 
 
 def write_array(array: np.ndarray, out: IO[bytes]) -> None:

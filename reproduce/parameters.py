@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError, WeightsError
+from caffe_weights.mapped import portions
 from caffe_weights.weights import Weights, blob_key, is_absent
 from reproduce.fillers import fill
 from reproduce.layers.base import Filler, Layer
@@ -177,10 +178,7 @@ class Slots:
                     dims(slot.shape),
                     "give the weights of this net, or transplant them (surgery.transplant)",
                 )
-            values = torch.empty(slot.shape)
-            np.copyto(values.numpy(), blob.reshape(slot.shape), casting="unsafe")
-            with torch.no_grad():
-                slot.tensor().copy_(values)
+            _copy(blob, slot.tensor())
             loaded.append(slot)
         return loaded
 
@@ -206,6 +204,15 @@ def shapes_from_weights(definition: Definition, layer: Layer, weights: Weights) 
             "give the weights of this net",
         )
     return shapes
+
+
+def _copy(blob: np.ndarray, tensor: Tensor) -> None:
+    # a little at a time: neither the file nor another copy of the values need be in memory
+    with torch.no_grad():
+        flat, start = tensor.view(-1), 0
+        for values in portions(blob):
+            flat[start : start + values.size].copy_(torch.from_numpy(values.astype(np.float32)))
+            start += values.size
 
 
 def _holder(module: nn.Module, layer: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,23 @@ def test_rate_of_a_sharer_serves_an_owner_without() -> None:
     text = SHARED.replace("share_mode: PERMISSIVE", "share_mode: PERMISSIVE lr_mult: 0")
     net = Net(parse_net(text), seed=1)
     assert not net.params["a"][0].requires_grad and net.learnable()[0].lr_mult == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_a_loaded_file_is_not_kept_in_memory(tmp_path: Path) -> None:
+    text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 4000 } } } '
+    text += 'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y"'
+    text += " inner_product_param { num_output: 4000 } }"
+    values = np.random.default_rng(0).standard_normal((4000, 4000), np.float32)  # 64 MB
+    write_weights(Weights({"ip": [values, np.zeros(4000, np.float32)]}), tmp_path / "w.safetensors")
+    weights = read_weights(tmp_path / "w.safetensors")
+    before = _file_pages()
+    net = Net(parse_net(text), weights)
+    assert _file_pages() - before < 16e6
+    assert np.array_equal(net.params["ip"][0].detach().numpy(), values)
+    assert np.array_equal(weights["ip"][0], values)  # still there
+
+
+def _file_pages() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("RssFile:")) * 1024
