@@ -52,42 +52,32 @@ functions that compute are in `reproduce/published/checks/`.
 
 def markdown(audit: Audit) -> str:
     """The page `docs/audit.md`: totals, what does not agree, contradictions, and the tables."""
-    lines = [
-        INTRODUCTION,
-        "## Totals",
-        "",
-        "| status | | claims | of them recalled | |",
-        "|---|---|--:|--:|---|",
-    ]
-    every, recalled = audit.by_status(), audit.by_status(True)
-    for status, meaning in STATUSES.items():
-        lines.append(f"| {status} | {SYMBOLS[status]} | {every[status]} | {recalled[status]} | {meaning} |")
-    lines += [f"| all | | {every.total()} | {recalled.total()} | |", ""]
-    lines += [f"| tier | {' | '.join(WITH_TIER)} | |", "|---|" + "--:|" * len(WITH_TIER) + "---|"]
-    for tier, counts in audit.by_tier().items():
-        numbers = " | ".join(str(counts[status]) for status in WITH_TIER)
-        lines.append(f"| {tier} | {numbers} | {TIERS[tier]} |")
-    lines += [
-        "",
-        f"`{SYMBOLS['reproduced']}{COPIED}` marks what was transcribed.",
-        "",
-        "## What does not agree",
-        "",
-    ]
+    lines = [INTRODUCTION, *_totals_md(audit), "", "## What does not agree", ""]
     for verdict in audit.verdicts.values():
         if verdict.status in WRONG:
             first, *more = mismatch(verdict)
             lines.append(f"* **{verdict.claim.id}** {_md(first.partition(' ')[2].strip())}")
             lines += [f"  {_md(line.strip())}" for line in more]
-    lines += ["", "## Contradictions", ""]
-    for line in contradictions(audit.contradictions):
-        lines.append(_contradiction_md(line))
+    lines += ["", "## Contradictions", *map(_contradiction_md, contradictions(audit.contradictions))]
     for key, name in PAPERS.items():
         chosen = [verdict for identity, verdict in audit.verdicts.items() if paper_of(identity) == key]
         lines += ["", f"## {key}: {name}"] if chosen else []
         for table in tables(chosen):
             lines += ["", f"### {_md(place(table))}", "", *_table_md(table)]
     return "\n".join(lines) + "\n"
+
+
+def _totals_md(audit: Audit) -> Iterator[str]:
+    every, recalled = audit.by_status(), audit.by_status(True)
+    yield from ("## Totals", "", "| status | | claims | of them recalled | |", "|---|---|--:|--:|---|")
+    for status, meaning in STATUSES.items():
+        yield f"| {status} | {SYMBOLS[status]} | {every[status]} | {recalled[status]} | {meaning} |"
+    yield f"| all | | {every.total()} | {recalled.total()} | |"
+    yield from ("", f"| tier | {' | '.join(WITH_TIER)} | |", "|---|" + "--:|" * len(WITH_TIER) + "---|")
+    for tier, counts in audit.by_tier().items():
+        numbers = " | ".join(str(counts[status]) for status in WITH_TIER)
+        yield f"| {tier} | {numbers} | {TIERS[tier]} |"
+    yield from ("", f"`{SYMBOLS['reproduced']}{COPIED}` marks what was transcribed.")
 
 
 def _table_md(table: Table) -> Iterator[str]:
