@@ -292,3 +292,17 @@ def test_eltwise_accuracy_refuses_a_label_out_of_range_and_is_0_where_none_count
         run(net, draw(1, 3, 1, 2), torch.tensor([[[[0, 3]]]]))
     ignored: Tensor = torch.full((1, 1, 1, 2), 255)
     assert float(run(net, draw(1, 3, 1, 2), ignored)[0]) == 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_deconvolution_of_single_values_is_a_matrix_product(bias: bool) -> None:
+    """As DeconvNet's fc6-deconv: forward by hand, backward by finite differences."""
+    more = f"""convolution_param {{ num_output: 2 kernel_h: 3 kernel_w: 2 bias_term: {str(bias).lower()}
+               weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}"""
+    net, x = net_of("Deconvolution", [(3, 4, 1, 1)], more), draw(3, 4, 1, 1)
+    weight, *shift = (p.detach().numpy() for p in net.params["l"])
+    wanted = np.einsum("ni,iohw->nohw", x.numpy()[:, :, 0, 0], weight)
+    wanted += shift[0].reshape(1, 2, 1, 1) if bias else 0
+    np.testing.assert_allclose(run(net, x)[0].detach(), wanted, rtol=1e-13)
+    leaves = (x.requires_grad_(), *net.params["l"])
+    assert torch.autograd.gradcheck(lambda leaf, *rest: run(net, leaf)[0], leaves)
