@@ -27,14 +27,18 @@ MOST_SAMPLING = 1000  # times as many pictures
 class PaperOptions:
     """What to change in a net. `sample` is the probability that a term of the loss stays.
 
-    `learn_interpolation` None leaves the learning rates of up-sampling as they are.
+    `learn_interpolation` None leaves the learning rates of up-sampling as they are, `dropout` None the net's
+    probability that a unit is left out.
     """
 
     sample: float = 1.0
     learn_interpolation: bool | None = None
     only_last: bool = False
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 < self.dropout < 1:
+            raise InputError("--dropout", f"{self.dropout:g}", "a probability above 0 and below 1")
         if not 1 / MOST_SAMPLING <= self.sample <= 1:
             raise InputError("--sample", f"{self.sample:g}", f"a probability, {1 / MOST_SAMPLING:g} to 1")
 
@@ -46,6 +50,8 @@ class PaperOptions:
             set_interpolation(net, self.learn_interpolation)
         if self.sample < 1:
             scale_sums(net, 1 / self.sample)
+        if self.dropout is not None:
+            set_dropout(net, self.dropout)
 
 
 def equivalent_momentum(momentum: float, batch: float, other: float) -> float:
@@ -101,6 +107,15 @@ def fix_all_but_scores(net: NetParameter) -> None:
         elif count:
             for param in layer.param:
                 param.lr_mult = 0
+
+
+def set_dropout(net: NetParameter, ratio: float) -> None:
+    """The probability of every Dropout layer. InputError where there is none."""
+    found = [layer for layer in net.layer if layer.type == "Dropout"]
+    if not found:
+        raise InputError("--dropout", "no Dropout layer", "a net that has one")
+    for layer in found:
+        layer.dropout_param.dropout_ratio = ratio
 
 
 def scale_sums(net: NetParameter, factor: float) -> None:

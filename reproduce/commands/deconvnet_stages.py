@@ -19,7 +19,8 @@ KINDS = ("voc", "sbd", "digits", "camvid")
 # Options of `fcn train` that the two stages leave no room for, with their defaults
 UNUSED: dict[str, Any] = {
     "split": "", "expand": False, "batch": 1, "momentum": None, "mirror": False, "jitter": 0, "balance": None,
-    "sample": 1.0, "learn_interpolation": None, "only_last": False, "score_data": None, "score_every": 0,
+    "sample": 1.0, "learn_interpolation": None, "only_last": False, "dropout": None, "score_data": None,
+    "score_every": 0,
 }  # fmt: skip
 Run = Callable[["Training", str], dict[str, Any]]
 

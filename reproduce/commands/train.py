@@ -59,6 +59,7 @@ NAMED_ONLY: dict[str, Any] = {
     "data": None, "split": "", "init": None, "expand": False, "batch": 1, "momentum": None, "mirror": False,
     "jitter": 0, "crop": 0, "shrink": 1, "drop_path": 1.0, "architecture": None, "balance": None,
     "sample": 1.0, "cell": 1, "learn_interpolation": None, "only_last": False,
+    "dropout": None,
     "score_data": None, "score_every": 0, "narrow": 1, "fc": None, "classes": None,
 }  # fmt: skip
 FLAGS = {"expand": "--expand-score", "cell": "--sample-cell", "learn_interpolation": "--learn-interpolation"}
@@ -162,7 +163,9 @@ def _one(
 
     architecture = given_architecture(options["architecture"])
     form = form_for(name, choice.kind, options["narrow"], options["fc"], options["classes"], architecture)
-    paper = PaperOptions(options["sample"], options["learn_interpolation"], options["only_last"])
+    paper = PaperOptions(
+        options["sample"], options["learn_interpolation"], options["only_last"], options["dropout"]
+    )
     if out != Path(options["out"]) and not up_between(make_net(name, find(name).splits[0])):
         paper = replace(
             paper, learn_interpolation=None

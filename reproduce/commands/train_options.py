@@ -64,6 +64,8 @@ paper_options = together(
     click.option("--learn-interpolation/--fixed-interpolation", default=None,
                  help="Let the up-sampling between skips learn, or none. [default: as the net has it]"),
     click.option("--only-last", is_flag=True, help="Let nothing but the score layers learn."),
+    click.option("--dropout", type=float, metavar="P",
+                 help="Probability of the net's Dropout layers; narrow nets stand less. [default: 0.5]"),
 )  # fmt: skip
 
 auto_deeplab_options = together(
