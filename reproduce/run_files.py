@@ -172,6 +172,13 @@ def set_fillers(net: NetParameter, kind: str) -> None:
             layer.convolution_param.weight_filler.CopyFrom(FillerParameter(type=kind))
 
 
+def set_bn_fraction(net: NetParameter, fraction: float) -> None:
+    """How much of its average each BatchNorm layer keeps in an iteration."""
+    for layer in net.layer:
+        if layer.type == "BatchNorm":
+            layer.batch_norm_param.moving_average_fraction = fraction
+
+
 def interpolation(name: str, form: Form) -> Weights:
     """The bilinear weights of a net's up-sampling layers, and nothing else."""
     layers = infer_shapes(make_net(name, form=form)).layers.values()

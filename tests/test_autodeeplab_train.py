@@ -125,11 +125,13 @@ def test_training_from_scratch_scoring_and_going_on(file: str, tmp_path: Path) -
     out = tmp_path / "run"
     arguments = ["train", "auto-deeplab", "--architecture", file, "--data", data, "--init", "own",
                  "--out", str(out), "--iterations", "4", "--batch", "2", "--crop", "33", "--mirror",
-                 "--drop-path", "0.8", "--score-every", "4", "--set", "snapshot=2",
+                 "--drop-path", "0.8", "--bn-fraction", "0.5", "--score-every", "4", "--set", "snapshot=2",
                  "--workers", "0"]  # fmt: skip
     run = json.loads(fcn(*arguments, "--json").stdout)["runs"][0]
     assert run["iteration"] == 4 and 0 <= run["scores"]["mean_iu"] <= 1 and np.isfinite(run["loss"])
     train = read_net(out / "train.prototxt")
+    fractions = {x.batch_norm_param.moving_average_fraction for x in train.layer if x.type == "BatchNorm"}
+    assert fractions == {0.5}
     settings = read_param_str(train.layer[0].python_param.param_str)
     assert settings["crop"] == 33 and settings["mean"] == [127.5] * 3 and settings["batch"] == 2
     assert layer_data(train.layer[0]).dataset.mean == (127.5, 127.5, 127.5)

@@ -57,8 +57,8 @@ RECIPES = {
 # Options that a solver of one's own leaves no room for, with their defaults
 NAMED_ONLY: dict[str, Any] = {
     "data": None, "split": "", "init": None, "expand": False, "batch": 1, "momentum": None, "mirror": False,
-    "jitter": 0, "crop": 0, "shrink": 1, "drop_path": 1.0, "architecture": None, "balance": None,
-    "sample": 1.0, "cell": 1, "learn_interpolation": None, "only_last": False,
+    "jitter": 0, "crop": 0, "shrink": 1, "drop_path": 1.0, "bn_fraction": None, "architecture": None,
+    "balance": None, "sample": 1.0, "cell": 1, "learn_interpolation": None, "only_last": False,
     "dropout": None,
     "score_data": None, "score_every": 0, "narrow": 1, "fc": None, "classes": None,
 }  # fmt: skip
@@ -157,7 +157,15 @@ def _one(
 ) -> dict[str, Any]:
     from reproduce.paper_options import PaperOptions, up_between
     from reproduce.precision import check_precision
-    from reproduce.run_files import adapted, form_for, score_dataset, solver_of, train_net, write_run
+    from reproduce.run_files import (
+        adapted,
+        form_for,
+        score_dataset,
+        set_bn_fraction,
+        solver_of,
+        train_net,
+        write_run,
+    )
     from reproduce.snapshots import latest_snapshot
     from reproduce.train import PREFIX, Training, check_new, place
 
@@ -174,6 +182,8 @@ def _one(
     net = train_net(name, form, choice, init, paper)
     solver = solver_of(name, _changes(options, rate), options["seed"] if init else None)
     solver = adapted(solver, options["momentum"], options["batch"], options["sample"])
+    if options["bn_fraction"] is not None:
+        set_bn_fraction(net, options["bn_fraction"])
     if options["drop_path"] != 1:
         net = add_drop_path(net, options["drop_path"], solver.max_iter * solver.iter_size // place()[1])
     check_new(out, options["resume"])

@@ -75,6 +75,9 @@ auto_deeplab_options = together(
                  help="Cut random squares of N pixels; Auto-DeepLab's paper: 769 of Cityscapes."),
     click.option("--shrink", type=click.IntRange(1), default=1, metavar="N", show_default=True,
                  help="Make pictures smaller by this first."),
+    click.option("--bn-fraction", type=click.FloatRange(0, 1, max_open=True), metavar="X",
+                 help="moving_average_fraction of all BatchNorm layers; a run of N iterations wants about"
+                 " 1 - 10 / N at most. [default: the net's; of auto-deeplab 0.9997]"),
     click.option("--drop-path", type=float, default=1.0, metavar="KEEP",
                  help="Of auto-deeplab: in the end keep an operation of the last cell with this probability."
                  " [default: drop none]"),
