@@ -50,10 +50,11 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> 
     matrix = weight.reshape(len(weight), -1)
     y = x.new_empty(*x.shape[:3], len(matrix))
     lines = max(1, ROWS_BYTES // (4 * x.shape[2] * matrix.shape[1]))
-    for image, top in zip(x, y, strict=True):
-        for first in range(0, len(image), lines):
-            rows = image[first : first + lines].reshape(-1, matrix.shape[1])
-            top[first : first + lines] = _linear(rows, matrix, bias).view(-1, *top.shape[1:])
+    images = max(1, lines // x.shape[1])  # so many at a time: the weights are read once for all of them
+    for start in range(0, len(x), images):
+        for first in range(0, x.shape[1], lines):
+            part = (slice(start, start + images), slice(first, first + lines))
+            y[part] = _linear(x[part].reshape(-1, matrix.shape[1]), matrix, bias).view(y[part].shape)
     return y.permute(0, 3, 1, 2)
 
 
