@@ -51,6 +51,19 @@ class Precision:
                     layer.in_place = False  # type: ignore  # `overwrite` would work in halves
         return net
 
+    def inferring(self, net: Net) -> Net:
+        """Make each call of a net compute so by itself and give float32: for nets that only infer; the net."""
+        self.prepare(net)
+        if self.dtype is not None:
+            forward = net.forward
+
+            def run(**given: Any) -> dict[str, Tensor]:
+                with self.forward():
+                    return {name: blob.float() for name, blob in forward(**given).items()}
+
+            net.forward = run  # type: ignore[method-assign]
+        return net
+
     def forward(self) -> AbstractContextManager[Any]:
         """What the net's call, losses included, has to stand in."""
         if self.dtype is None:

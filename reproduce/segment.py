@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from caffe_weights.errors import NetError
 from reproduce.dense import dense_scores
 from reproduce.images import Preprocess
-from reproduce.inference import forward
+from reproduce.inference import compute
 from reproduce.net import Net
 
 MOST_CLASSES = 255  # 255 means void in a label map
@@ -26,8 +27,22 @@ def segment(
 
     `dense` and errors as in `scores_of`.
     """
-    scores = scores_of(net, input_blob, score_blob, image, preprocess, dense)
-    return scores.argmax(0).astype(np.uint8), len(scores)
+    if dense is not None:
+        scores = scores_of(net, input_blob, score_blob, image, preprocess, dense)
+        return scores.argmax(0).astype(np.uint8), len(scores)
+    labels, classes = label_maps(net, input_blob, score_blob, torch.from_numpy(preprocess(image)))
+    return labels[0].cpu().numpy(), classes
+
+
+def label_maps(net: Net, input_blob: str, score_blob: str, blob: Tensor) -> tuple[Tensor, int]:
+    """Label maps uint8 N x H x W of pictures N x C x H x W, as `preprocess` makes them, and the number of
+    classes. The maps are made and left on the device of the net; of equal scores the first wins.
+
+    NetError as in `scores_of`.
+    """
+    score = compute(net, {input_blob: blob}, [score_blob])[score_blob]
+    _check(score_blob, tuple(score.shape), tuple(blob.shape))
+    return score.max(1).indices.to(torch.uint8), score.shape[1]
 
 
 def scores_of(
@@ -41,15 +56,19 @@ def scores_of(
     """
     blob = preprocess(image)
     if dense is None:
-        score = forward(net, {input_blob: blob}, [score_blob])[score_blob]
+        score = compute(net, {input_blob: torch.from_numpy(blob)}, [score_blob])[score_blob]
     else:
         with torch.no_grad():
-            score = dense_scores(net, {input_blob: blob}, score_blob, dense).cpu().numpy()
-    wanted = f"1 x classes x {blob.shape[2]} x {blob.shape[3]}"
-    if score.ndim != 4 or score.shape[2:] != blob.shape[2:]:
-        raise NetError(f"blob {score_blob!r}", "shape " + " x ".join(map(str, score.shape)), wanted,
+            score = dense_scores(net, {input_blob: blob}, score_blob, dense)
+    _check(score_blob, tuple(score.shape), blob.shape)
+    return score[0].cpu().numpy()
+
+
+def _check(name: str, score: tuple[int, ...], blob: tuple[int, ...]) -> None:
+    if len(score) != 4 or (score[0], *score[2:]) != (blob[0], *blob[2:]):
+        raise NetError(f"blob {name!r}", "shape " + " x ".join(map(str, score)),
+                       f"{blob[0]} x classes x {blob[2]} x {blob[3]}",
                        "name the score with --blob, or use fcn run or fcn classify")  # fmt: skip
-    if not 2 <= score.shape[1] <= MOST_CLASSES:
-        raise NetError(f"blob {score_blob!r}", f"{score.shape[1]} channels", f"2 to {MOST_CLASSES} classes",
+    if not 2 <= score[1] <= MOST_CLASSES:
+        raise NetError(f"blob {name!r}", f"{score[1]} channels", f"2 to {MOST_CLASSES} classes",
                        "fcn run keeps any blob")  # fmt: skip
-    return np.asarray(score[0])

@@ -70,6 +70,11 @@ class Segmenter:
     dense: str | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the net's own best scores are the labels, so that pictures can go together."""
+        return self.proposing is None and self.member is None and self.crf is None and self.dense is None
+
     def __call__(self, image: np.ndarray, stem: str = "") -> tuple[np.ndarray, int]:
         """Label map uint8 H x W of a picture uint8 H x W x 3, and the number of classes.
 
