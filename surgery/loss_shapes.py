@@ -34,6 +34,9 @@ def hinge_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 def label_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """SoftmaxWithLoss and InfogainLoss: a label where the scores have an item of `axis`."""
     p = layer.softmax_param if layer.type == "SoftmaxWithLoss" else layer.infogain_loss_param
+    if layer.loss_param.weight_by_label_freqs or layer.loss_param.class_weighting:
+        raise fail(layer, "SegNet's weights of classes", "none: they are not run here",
+                   "remove weight_by_label_freqs and class_weighting, or write an InfogainLoss")  # fmt: skip
     _same_items(layer, bottoms)
     axis = _label_axis(layer, bottoms, p.axis)
     if layer.type == "InfogainLoss":

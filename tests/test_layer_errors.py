@@ -99,6 +99,8 @@ BAD: list[Case] = [  # type, bottoms, settings, what the error says after the la
     ("Scale", [MAP, (5,)], "", "bottom 1 (b) is 5; wanted the sizes of bottom 0 (2x4x6x6) from axis 1 on"),
     ("SigmoidCrossEntropyLoss", [FLAT, (2,)], "", "bottoms a 2x6, b 2; wanted as many values in both"),
     ("Slice", [FLAT], "slice_param { slice_point: 6 }", "1 values of slice_point for 1 tops; wanted 0"),
+    ("SoftmaxWithLoss", [FLAT, (2,)], "loss_param { class_weighting: 2 }",
+     "SegNet's weights of classes; wanted none: they are not run here"),
     ("Softmax", [FLAT], "softmax_param { axis: 2 }", "axis 2 on a blob with 2 axes; wanted -2 to 1"),
     ("SoftmaxWithLoss", [MAP, (2, 6)], "",
      "bottom 1 (b) is 2x6 with 12 labels; wanted 72, one for each item of 2x4x6x6 along axis 1"),
