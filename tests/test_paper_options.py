@@ -388,3 +388,17 @@ def test_caffe_balances_so_too(tmp_path: Path, normalize: bool) -> None:
     assert float(loss.detach()) == pytest.approx(float(result["loss"]), rel=1e-5)
     assert x.grad is not None
     np.testing.assert_allclose(x.grad.numpy(), result["diff"], atol=1e-6 * np.abs(result["diff"]).max())
+
+
+def test_a_run_with_another_dropout(fcn: Fcn, tmp_path: Path) -> None:
+    done = fcn(*TRAIN, "--dropout", "0.05", "--iterations", "1", "--out", "run")
+    assert done.exit_code == 0, done.stderr
+    net = read_net(tmp_path / "run/train.prototxt")
+    ratios = {x.name: x.dropout_param.dropout_ratio for x in net.layer if x.type == "Dropout"}
+    assert ratios == {"drop6": pytest.approx(0.05), "drop7": pytest.approx(0.05)}
+    for wrong in ("0", "1", "-0.5"):
+        refused(
+            fcn(*TRAIN, "--dropout", wrong, "--out", "x"), "--dropout", "a probability above 0 and below 1"
+        )
+    with pytest.raises(InputError, match="no Dropout layer; wanted a net that has one"):
+        PaperOptions(dropout=0.1).change(NetParameter())
