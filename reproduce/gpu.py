@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
@@ -46,22 +48,26 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Coming:
-    """A tensor on its way to the host; `array()` waits for it."""
+    """A tensor on its way to the host; `array()` waits for it. `seconds`, then: since `begun`."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, begun: float) -> None:
+        self._begun, self.seconds = begun, time.perf_counter() - begun
         self._event: torch.cuda.Event | None = None
+        self._lock = threading.Lock()
         if tensor.is_cuda:
             there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             there.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()  # type: ignore[no-untyped-call]
+            self._event = torch.cuda.Event()
+            self._event.record()
             tensor = there
         self._tensor = tensor
 
     def array(self) -> np.ndarray:
         """The values."""
-        if self._event is not None:
-            self._event.synchronize()  # type: ignore[no-untyped-call]
+        with self._lock:
+            if self._event is not None:
+                self._event.synchronize()
+                self._event, self.seconds = None, time.perf_counter() - self._begun
         return self._tensor.numpy()
 
 

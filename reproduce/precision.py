@@ -52,7 +52,7 @@ class Precision:
         return net
 
     def inferring(self, net: Net) -> Net:
-        """Make each call of a net compute so by itself and give float32: for nets that only infer; the net."""
+        """Make each call of a net compute so by itself and give float32, where it only infers; the net."""
         self.prepare(net)
         if self.dtype is not None:
             forward = net.forward

@@ -192,12 +192,13 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(words: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+def progress(words: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[], None]]:
     """Show progress on standard error once two seconds are over; yields the step function.
 
-    Without `total` a bar only says that work goes on.
+    Without `total` a bar only says that work goes on. `unit`: also show how many there were and how fast,
+    such as images/s.
     """
-    bar = _LateBar(words, total)
+    bar = _LateBar(words, total, unit)
     timer = threading.Timer(SHOW_AFTER_S, bar.show)
     timer.daemon = True
     timer.start()
@@ -209,8 +210,8 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[], None
 
 
 class _LateBar:
-    def __init__(self, words: str, total: int | None) -> None:
-        self.words, self.total, self.done = words, total, 0
+    def __init__(self, words: str, total: int | None, unit: str = "") -> None:
+        self.words, self.total, self.unit, self.done = words, total, unit, 0
         self.start = time.monotonic()
         self.lock = threading.Lock()
         self.bar: Any = None
@@ -223,16 +224,22 @@ class _LateBar:
         with self.lock:
             if self.closed:
                 return
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+                       TextColumn("{task.fields[rate]}"))  # fmt: skip
             self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-            self.bar.add_task(self.words, total=self.total, completed=self.done)
+            self.bar.add_task(self.words, total=self.total, completed=self.done, rate=self.rate())
             self.bar.start()
 
     def step(self) -> None:
         with self.lock:
             self.done += 1
             if self.bar is not None:
-                self.bar.update(self.bar.task_ids[0], completed=self.done)
+                self.bar.update(self.bar.task_ids[0], completed=self.done, rate=self.rate())
+
+    def rate(self) -> str:
+        """How many are done, and how many a second, in the unit; "" without one."""
+        passed = max(time.monotonic() - self.start, 1e-9)
+        return f"{self.done}/{self.total}, {self.done / passed:.3g} {self.unit}" if self.unit else ""
 
     def close(self) -> None:
         with self.lock:

@@ -34,7 +34,8 @@ _OPTIONS = (
                  help="Skip smaller boxes. [default: 1, or 112 with --faithful]"),
     click.option("--aggregate", type=click.Choice(["max", "sum", "mean"]), default="max", show_default=True,
                  help="What becomes of the scores of overlapping crops."),
-    click.option("--batch", type=click.IntRange(1), default=10, show_default=True, help="Crops at a time."),
+    click.option("--batch", type=click.IntRange(1), default=None,
+                 help="Pictures of equal size, or crops, at a time. [default: 1 picture, 10 crops]"),
     click.option("--faithful", is_flag=True,
                  help="DeconvNet as released: boxes under 112 pixels are skipped, scores clipped at 0, the"
                  " result is read one pixel off, the ensemble multiplies scores, pictures are padded."),
@@ -67,11 +68,12 @@ def make_segmenter(
     """
     source = options["proposals"] or ("auto" if cropped else None)
     _check(options, source)
+    from reproduce.deconvnet.inference import BATCH
     from reproduce.deconvnet.segmenter import Proposing, Segmenter
 
     proposing = None
     if source:
-        proposing = Proposing(source, _rules(options), options["batch"], options["edge_model"])
+        proposing = Proposing(source, _rules(options), options["batch"] or BATCH, options["edge_model"])
     crf = None
     if options["crf"] or options["crf_changes"]:
         crf = parse_settings(options["crf"] or "deconvnet", options["crf_changes"])
@@ -99,15 +101,15 @@ def _member(options: dict[str, Any], device: str) -> Member | None:
     from reproduce.inference import picture_net
     from reproduce.recognition import published_net
 
-    name, weights = options["ensemble"], options["ensemble_weights"]
+    name, weights, precision = options["ensemble"], options["ensemble_weights"], options["precision"]
     if Path(name).is_file():
-        picture = picture_net(name, weights, device)
+        picture = picture_net(name, weights, device, precision=precision)
         mean: tuple[float, ...] = VOC_MEAN_BGR
     else:
         found = published_net(read_weights(weights))
         if name not in (found.recognized.name, *found.recognized.alternatives):
             raise InputError(weights, f"weights of {found}", name, "give its weights, or its prototxt")
-        picture = picture_net(found.definition, weights, device, preferred=found.score)
+        picture = picture_net(found.definition, weights, device, preferred=found.score, precision=precision)
         mean = found.mean or VOC_MEAN_BGR
     rule = options["ensemble_rule"] or (RELEASED if options["faithful"] else PAPER)
     preprocess = make_preprocess(picture.channels, None, 1.0, None, None, mean)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from caffe_weights.errors import FileError, InputError, in_net
+from caffe_weights.errors import InputError, in_net
 from reproduce.commands.common import (
     crop_option,
     device_option,
@@ -20,6 +20,7 @@ from reproduce.commands.common import (
     labels_option,
     make_folder,
     make_preprocess,
+    precision_option,
     preprocess_options,
     print_json,
     progress,
@@ -28,8 +29,9 @@ from reproduce.commands.common import (
     weights_option,
 )
 from reproduce.commands.proposal_options import CROPPED, make_segmenter, proposal_options
-from reproduce.images import VOC_MEAN_BGR, mean_note, read_image, resize, write_image
+from reproduce.images import VOC_MEAN_BGR, resize, write_image
 from reproduce.nets import NETS
+from reproduce.picture_jobs import expand, make_jobs
 from reproduce.visualize import (
     VOC_CLASSES,
     class_name,
@@ -41,7 +43,10 @@ from reproduce.visualize import (
 )
 
 if TYPE_CHECKING:
+    from reproduce.labelling import Labelled, Outcome
     from reproduce.recognition import PublishedNet
+
+MOST_NAMED = 5  # pictures that an error message names
 
 
 @fcn_command("segment")
@@ -72,18 +77,22 @@ if TYPE_CHECKING:
     " 1024 for 32s.",
 )
 @proposal_options
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
+              help="Threads that read pictures, and as many that write.")  # fmt: skip
+@click.option("--skip-existing", is_flag=True, help="Leave out pictures whose files are all written already.")
+@precision_option
 @force_option
 @json_option
 def command(
     images: tuple[str, ...], net_path: str | None, weights_path: str, out: str, with_overlay: bool,
     blob: str | None, labels: str | None, mean: str | None, scale: float, color: str | None,
     size: tuple[int, int] | None, device: str, crop: str, frame: bool | None, dense: str | None, force: bool,
-    as_json: bool, **options: Any,
+    skip_existing: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Label every pixel of each IMAGE and write the labels as an indexed PNG in PASCAL VOC's colours.
 
-    The published recipe by default: BGR, minus the mean, the picture's own size. Names in the legend are
-    those of --labels, or VOC's for a net of 21 classes.
+    Of a folder all pictures in it are labelled. The published recipe by default: BGR, minus the mean, the
+    picture's own size. Names in the legend are those of --labels, or VOC's for a net of 21 classes.
 
     DeconvNet sees crops: --proposals says where, and --faithful does as its authors' code did. --ensemble
     adds an FCN, --crf sharpens; both serve other nets, too.
@@ -92,54 +101,84 @@ def command(
     Keys of --json:
       net (file, or name where it was recognised), weights, blob, preprocess
                 what was run
+      precision, skipped (pictures that --skip-existing left out)
       images    image, labels, overlay (null without --overlay), height, width,
-                seconds, classes: label, name, share (fraction of pixels)
+                seconds (its share of the net's time), classes: label, name,
+                share (fraction of pixels)
+      failed    image, error: what could not be read; the exit code is then 2
+      seconds, images_per_second    from the first picture to the last file
       notes     what was done to the inputs
     """
     from reproduce.inference import picture_net  # torch: so late that --help is quick
+    from reproduce.labelling import label_pictures
 
-    targets = output_paths(images, Path(out), with_overlay, force)
+    jobs, skipped = make_jobs(expand(images), Path(out), with_overlay, force, skip_existing)
     names = read_labels(labels)
     named = net_path if net_path in NETS and not Path(str(net_path)).exists() else None
     known_net = None if net_path and not named else _recognized(weights_path, named)
     net_name = str(known_net or net_path)
-    preferred = known_net.score if known_net else "score"
-    source = known_net.definition if known_net else net_name
-    picture = picture_net(source, weights_path, device, crop, blob, preferred, color, size, frame)
+    precision = options["precision"]
+    source, preferred = (known_net.definition, known_net.score) if known_net else (net_name, "score")
+    picture = picture_net(source, weights_path, device, crop, blob, preferred, color, size, frame, precision)
     cropped = known_net is not None and known_net.recognized.name == CROPPED
     usual_mean = known_net.mean if known_net and not cropped else VOC_MEAN_BGR
     preprocess = make_preprocess(picture.channels, mean, scale, color, size, usual_mean)
     options |= {"dense": dense, "size": size}
     segmenter = make_segmenter(picture, preprocess, cropped, device, options)
-    notes, rows = segmenter.notes, []
-    with progress("segmenting", len(images)) as step:
-        for path, (label_path, overlay_path) in zip(images, targets, strict=True):
-            start = time.perf_counter()
-            image = read_image(path)
-            shown = _resized(image, size)
-            note = mean_note(preprocess.mean, shown.shape[:2])
-            notes += [note] if note and note not in notes else []
-            with in_net(net_name):
-                found, classes = segmenter(image, Path(path).stem)
-            if labels and len(names) < classes:
-                raise InputError(labels, f"{len(names)} names", f"{classes}, one for each class")
-            known = names or (VOC_CLASSES if classes == len(VOC_CLASSES) else ())
-            make_folder(Path(out))
-            write_label_png(found, label_path, force)
-            if overlay_path is not None:
-                _write_overlay(shown, found, names, known, overlay_path, force)
-            rows.append(_row(path, label_path, overlay_path, found, known, time.perf_counter() - start))
-            step()
-    for note in notes:
+    finish = _finisher(labels, names, size, force or skip_existing)
+    with progress("segmenting", len(jobs), "images/s") as step, in_net(net_name):
+        outcome = label_pictures(jobs, segmenter, finish, options["batch"] or 1, options["workers"], step)
+    report = {"net": net_name, "weights": weights_path, "blob": picture.output, "precision": precision,
+              "preprocess": preprocess.words(), "skipped": skipped} | as_dict(outcome)  # fmt: skip
+    for note in outcome.notes:
         say(f"note: {note}")
-    report = {"net": net_name, "weights": weights_path, "blob": picture.output,
-              "preprocess": preprocess.words(), "images": rows, "notes": notes}  # fmt: skip
-    if as_json:
+    if as_json and (outcome.rows or not outcome.failed):
         print_json(report)
-    else:
-        if known_net:
-            click.echo(f"{weights_path}: {net_name}")
-        _print(rows)
+    elif not as_json:
+        _print(f"{weights_path}: {net_name}" if known_net else "", outcome, skipped)
+    refuse_failed(outcome)
+
+
+def _finisher(
+    labels_path: str | None, names: tuple[str, ...], size: tuple[int, int] | None, force: bool
+) -> Callable[[Labelled], dict[str, Any]]:
+    """What writes the files of a picture and gives its row of the report."""
+
+    def finish(done: Labelled) -> dict[str, Any]:
+        if labels_path and len(names) < done.classes:
+            raise InputError(labels_path, f"{len(names)} names", f"{done.classes}, one for each class")
+        known = names or (VOC_CLASSES if done.classes == len(VOC_CLASSES) else ())
+        job = done.picture.job
+        make_folder(job.labels.parent)
+        write_label_png(done.labels, job.labels, force)
+        if job.overlay is not None:
+            _write_overlay(_resized(done.picture.image, size), done.labels, names, known, job.overlay, force)
+        return _row(done, known)
+
+    return finish
+
+
+def as_dict(outcome: Outcome) -> dict[str, Any]:
+    """The part of the report that says what became of the pictures."""
+    return {
+        "images": outcome.rows,
+        "failed": [{"image": job.image, "error": str(error)} for job, error in outcome.failed],
+        "seconds": outcome.seconds, "images_per_second": outcome.images_per_second, "notes": outcome.notes,
+    }  # fmt: skip
+
+
+def refuse_failed(outcome: Outcome) -> None:
+    """InputError that names what could not be read, if anything."""
+    if not outcome.failed:
+        return
+    errors = [error for _, error in outcome.failed]
+    if not outcome.rows and len(errors) == 1:
+        raise errors[0]
+    words = "; ".join(str(error) for error in errors[:MOST_NAMED])
+    more = f" and {len(errors) - MOST_NAMED} more" if len(errors) > MOST_NAMED else ""
+    rest = f"; the other {len(outcome.rows)} are written" if outcome.rows else ""
+    raise InputError("", f"{len(errors)} of {len(errors) + len(outcome.rows)} pictures not labelled:"
+                     f" {words}{more}{rest}")  # fmt: skip
 
 
 def _write_overlay(
@@ -161,28 +200,6 @@ def _recognized(weights_path: str, name: str | None) -> PublishedNet:
     return found
 
 
-def output_paths(
-    images: tuple[str, ...], out: Path, with_overlay: bool, force: bool
-) -> list[tuple[Path, Path | None]]:
-    """Label map and overlay of each picture, by its stem. FileError where two are one, or exist."""
-    paths: list[tuple[Path, Path | None]] = []
-    taken: dict[Path, str] = {}
-    for image in images:
-        stem = Path(image).stem
-        pair = (out / f"{stem}.png", out / f"{stem}_overlay.png" if with_overlay else None)
-        for path in filter(None, pair):
-            if path in taken:
-                raise FileError(str(path), f"{taken[path]} and {image} would both be written here",
-                                "pictures of different names")  # fmt: skip
-            if path.exists() and not force:
-                raise FileError(str(path), "the file exists", do="pass --force to replace it")
-            if path.exists() and path.samefile(image):
-                raise FileError(str(path), "the picture itself would be replaced", do="choose another --out")
-            taken[path] = image
-        paths.append(pair)
-    return paths
-
-
 def _resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """The picture as the label map lies on it."""
     if size is None or image.shape[:2] == size:
@@ -190,19 +207,24 @@ def _resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return np.rint(resize(image.transpose(2, 0, 1), size)).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _row(
-    image: str, label_path: Path, overlay_path: Path | None, labels: np.ndarray, names: Any, seconds: float
-) -> dict[str, Any]:
+def _row(done: Labelled, names: Any) -> dict[str, Any]:
+    job, labels = done.picture.job, done.labels
     classes = [{"label": i, "name": class_name(i, names), "share": part} for i, part in shares(labels)]
     return {
-        "image": image, "labels": str(label_path), "overlay": str(overlay_path) if overlay_path else None,
-        "height": labels.shape[0], "width": labels.shape[1], "seconds": seconds, "classes": classes,
+        "image": job.image, "labels": str(job.labels), "overlay": str(job.overlay) if job.overlay else None,
+        "height": labels.shape[0], "width": labels.shape[1], "seconds": done.seconds, "classes": classes,
     }  # fmt: skip
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
+def _print(head: str, outcome: Outcome, skipped: list[str]) -> None:
+    if head and (outcome.rows or skipped):
+        click.echo(head)
+    for row in outcome.rows:
         classes = ", ".join(f"{item['name']} {percent(item['share'])}" for item in row["classes"][:8])
         more = len(row["classes"]) - 8
         click.echo(f"{row['image']}: {classes}" + (f" and {more} more" if more > 0 else ""))
         click.echo(f"  wrote {row['labels']}" + (f" and {row['overlay']}" if row["overlay"] else ""))
+    if skipped:
+        click.echo(f"skipped {len(skipped)} that exist")
+    if len(outcome.rows) > 1:
+        click.echo(f"{len(outcome.rows)} pictures, {outcome.images_per_second:.3g} images/s")
