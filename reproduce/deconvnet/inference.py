@@ -22,7 +22,8 @@ from reproduce.deconvnet.rules import AGGREGATIONS, CLEAN, RELEASED, Rules
 
 __all__ = ["CLEAN", "RELEASED", "Rules", "make_crops", "picture_scores", "select_boxes"]
 
-BATCH = 10
+BATCHES = {"cpu": 2}  # crops at a time; more maps of 224 x 224 than that leave a CPU's caches
+OTHER_BATCH = 16
 Score = Callable[[Tensor], Tensor]  # crops N x 3 x S x S to scores N x C x S x S
 Region = tuple[slice, slice]
 
@@ -34,7 +35,7 @@ def picture_scores(
     side: int,
     mean: Sequence[float],
     rules: Rules = CLEAN,
-    batch: int = BATCH,
+    batch: int | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[Tensor, int]:
     """Scores C x H x W of a picture uint8 H x W x 3, and the number of boxes used.
@@ -42,6 +43,7 @@ def picture_scores(
     `score` takes crops of `side` pixels in BGR minus `mean`; `boxes` as in `reproduce.deconvnet.boxes`.
     InputError where no box is left, NetError where `score` gives another size.
     """
+    batch = BATCHES.get(torch.device(device).type, OTHER_BATCH) if batch is None else batch
     if batch < 1:
         raise InputError("batch", str(batch), "1 or more")
     height, width = image.shape[:2]

@@ -17,7 +17,7 @@ from caffe_weights.files import PathLike
 from reproduce.crf import CrfSettings, dense_crf, unary_of_scores
 from reproduce.deconvnet.boxes import propose
 from reproduce.deconvnet.ensemble import PAPER, ensemble_energies, padded_blob
-from reproduce.deconvnet.inference import BATCH, picture_scores
+from reproduce.deconvnet.inference import picture_scores
 from reproduce.deconvnet.rules import CLEAN, Rules
 from reproduce.images import Preprocess
 from reproduce.inference import PictureNet, forward
@@ -30,7 +30,7 @@ class Proposing:
 
     source: PathLike = "auto"
     rules: Rules = CLEAN
-    batch: int = BATCH
+    batch: int | None = None
     edge_model: PathLike | None = None
 
 
