@@ -23,7 +23,7 @@ def test_ahead_keeps_the_order(threads: int) -> None:
 
 
 def test_ahead_is_bounded_and_stops_when_nobody_asks() -> None:
-    begun = []
+    begun: list[int] = []
     taken = ahead(begun.append, iter(range(1000)), 2, 4)
     for asked in range(1, 4):
         next(taken)

@@ -17,6 +17,7 @@ from reproduce.commands.common import (
     labels_option,
     make_preprocess,
     net_option,
+    precision_option,
     preprocess_options,
     print_json,
     progress,
@@ -40,11 +41,12 @@ from reproduce.images import VOC_MEAN_BGR, mean_note, read_image
 @device_option
 @crop_option
 @frame_option
+@precision_option
 @json_option
 def command(
     images: tuple[str, ...], net_path: str, weights_path: str, top: int, blob: str | None, labels: str | None,
     mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, frame: bool | None, as_json: bool,
+    device: str, crop: str, frame: bool | None, precision: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Name the --top most probable classes of each IMAGE.
 
@@ -54,7 +56,7 @@ def command(
 
     \b
     Keys of --json:
-      net, weights, blob, preprocess    what was run
+      net, weights, blob, preprocess, precision    what was run
       images    image, positions (how many the mean is over),
                 predictions: label, name, score, best first
       notes     what was done to the inputs
@@ -63,7 +65,7 @@ def command(
     from reproduce.inference import picture_net
 
     names = read_labels(labels)
-    picture = picture_net(net_path, weights_path, device, crop, blob, "prob", color, size, frame)
+    picture = picture_net(net_path, weights_path, device, crop, blob, "prob", color, size, frame, precision)
     preprocess = make_preprocess(picture.channels, mean, scale, color, size or picture.size, VOC_MEAN_BGR)
     note = mean_note(preprocess.mean, preprocess.size) if preprocess.size else ""
     rows = []
@@ -80,7 +82,8 @@ def command(
     if note:
         say(f"note: {note}")
     report = {"net": net_path, "weights": weights_path, "blob": picture.output,
-              "preprocess": preprocess.words(), "images": rows, "notes": [note] if note else []}  # fmt: skip
+              "preprocess": preprocess.words(), "precision": precision, "images": rows,
+              "notes": [note] if note else []}  # fmt: skip
     if as_json:
         print_json(report)
     else:

@@ -12,6 +12,7 @@ from reproduce.commands.common import (
     device_option,
     fcn_command,
     force_option,
+    frame_option,
     json_option,
     make_folder,
     precision_option,
@@ -36,23 +37,26 @@ from reproduce.score import ABSENT_RULES, score
 @click.option(
     "--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that decode."
 )
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
+              help="Pictures of equal size at a time.")  # fmt: skip
 @architecture_option
 @form_options
 @precision_option
 @device_option
+@frame_option
 @force_option
 @json_option
 def command(
     name: str, weights_path: str, data: str, split: str, pictures: int, absent: str, out: str | None,
-    workers: int, architecture: str | None, narrow: int, fc: int | None, classes: int | None,
-    precision: str, device: str, force: bool,
-    as_json: bool,
+    workers: int, batch: int, architecture: str | None, narrow: int, fc: int | None, classes: int | None,
+    precision: str, device: str, frame: bool | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score the net NAME with its weights on a data set, picture by picture in the order of the list.
+    """Score the net NAME with its weights on a data set, in the order of the list.
 
     \b
     Keys of --json (fractions; null where nothing counts):
-      net, weights, data, split, split_sha256, images, loss (mean over images)
+      net, weights, data, split, split_sha256, images, loss (mean over images),
+              precision, seconds, images_per_second
       heads   one for each output: scores, label (blobs), classes, pixels,
               pixel_accuracy, mean_accuracy, mean_iu, frequency_weighted_iu,
               absent, absent_means, mean_iu_zero, mean_iu_skip, per_class
@@ -61,6 +65,7 @@ def command(
     from caffe_weights.export import read_weights
     from reproduce.data import parse_data
     from reproduce.evaluate import evaluate, published_net
+    from reproduce.gpu import arrange
     from reproduce.inference import pick_device
     from reproduce.precision import Precision
     from reproduce.run_files import DataChoice, form_for
@@ -70,22 +75,25 @@ def command(
     choice = DataChoice(kind, folder, split)
     place = pick_device(device)
     how = Precision(precision, place)
-    net, feed = published_net(name, read_weights(weights_path), choice, form, place, workers)
+    net, feed = published_net(name, read_weights(weights_path), choice, form, place, workers, frame)
     dataset = feed.dataset
     count = min(pictures or len(dataset.ids), len(dataset.ids))
     if out is not None:
         make_folder(Path(out))
-    with progress(f"scoring {name}", count) as step:
-        found = evaluate(how.prepare(net), feed, count, Path(out) if out else None, step, force, how)
+    net = how.prepare(arrange(net, place, precision))
+    with progress(f"scoring {name}", count, "images/s") as step:
+        found = evaluate(net, feed, count, Path(out) if out else None, step, force, how, batch)
     feed.close()
     rows = [_head(head.scores, head.label, counts, absent, dataset) for head, counts in found.counts]
     report = {"net": name, "weights": weights_path, "data": data, "split": dataset.split.name,
               "split_sha256": dataset.split.sha256, "images": count, "loss": found.loss,
-              "heads": rows}  # fmt: skip
+              "precision": precision, "seconds": found.seconds,
+              "images_per_second": count / max(found.seconds, 1e-9), "heads": rows}  # fmt: skip
     if as_json:
         print_json(report)
         return
-    click.echo(f"{name} on {kind} {dataset.split.name}: loss {found.loss:.6g}")
+    click.echo(f"{name} on {kind} {dataset.split.name}: loss {found.loss:.6g}, "
+               f"{report['images_per_second']:.3g} images/s")  # fmt: skip
     for row, (_, counts) in zip(rows, found.counts, strict=True):
         if len(rows) > 1:
             click.echo(f"\n{row['label']}")

@@ -19,6 +19,7 @@ from reproduce.commands.common import (
     frame_option,
     json_option,
     make_preprocess,
+    precision_option,
     preprocess_options,
     print_json,
     progress,
@@ -46,12 +47,13 @@ from reproduce.images import mean_note, read_image
 @device_option
 @crop_option
 @frame_option
+@precision_option
 @force_option
 @json_option
 def command(
     prototxt: str, weights: str, inputs: tuple[str, ...], blobs: tuple[str, ...], out: str, phase: str,
     mean: str | None, scale: float, color: str | None, size: tuple[int, int] | None,
-    device: str, crop: str, frame: bool | None, force: bool, as_json: bool,
+    device: str, crop: str, frame: bool | None, precision: str, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run PROTOTXT with WEIGHTS and write its output blobs, and those asked for, to an .npz.
 
@@ -60,7 +62,7 @@ def command(
 
     \b
     Keys of --json:
-      net, weights, out, device    as given
+      net, weights, out, device, precision    as given
       phase                        TEST or TRAIN
       inputs                       name -> shape
       blobs                        name -> shape, min, max, mean
@@ -81,7 +83,7 @@ def command(
             )
 
             shapes = {name: array.shape for name, array in arrays.items()}
-            net = build(definition, weights, shapes, crop, device, frame)
+            net = build(definition, weights, shapes, crop, device, frame, precision)
             start = time.perf_counter()
             with in_net(prototxt):
                 results = forward(net, arrays, blobs)
@@ -89,7 +91,8 @@ def command(
             with open(temporary, "wb", buffering=0) as stream:
                 write_npz(results, stream)
     report = {
-        "net": prototxt, "weights": weights, "out": out, "device": device, "phase": phase,
+        "net": prototxt, "weights": weights, "out": out, "device": device, "precision": precision,
+        "phase": phase,
         "inputs": {name: list(array.shape) for name, array in arrays.items()},
         "blobs": {name: _summary(array) for name, array in results.items()},
         "seconds": seconds, "notes": notes,
