@@ -76,9 +76,9 @@ def usual(net: Net, x: Tensor) -> Tensor:
         blobs, window = net.params.get(layer.name, []), layer.convolution_param
         pad = window.pad[0] if window.pad else 0
         if layer.type == "Convolution":
-            x = nnf.conv2d(x, *blobs, padding=pad)
+            x = nnf.conv2d(x, blobs[0], blobs[1], padding=pad)
         elif layer.type == "Deconvolution":
-            x = nnf.conv_transpose2d(x, *blobs, padding=pad)
+            x = nnf.conv_transpose2d(x, blobs[0], blobs[1], padding=pad)
         elif layer.type == "BN":
             x = x * blobs[0] + blobs[1]
         elif layer.type == "ReLU":

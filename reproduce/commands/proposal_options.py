@@ -35,7 +35,7 @@ _OPTIONS = (
     click.option("--aggregate", type=click.Choice(["max", "sum", "mean"]), default="max", show_default=True,
                  help="What becomes of the scores of overlapping crops."),
     click.option("--batch", type=click.IntRange(1), default=None,
-                 help="Pictures of equal size, or crops, at a time. [default: 1 picture, 10 crops]"),
+                 help="Pictures of equal size, or crops, at a time. [default: 1; of crops 2, on a GPU 16]"),
     click.option("--faithful", is_flag=True,
                  help="DeconvNet as released: boxes under 112 pixels are skipped, scores clipped at 0, the"
                  " result is read one pixel off, the ensemble multiplies scores, pictures are padded."),
@@ -68,12 +68,11 @@ def make_segmenter(
     """
     source = options["proposals"] or ("auto" if cropped else None)
     _check(options, source)
-    from reproduce.deconvnet.inference import BATCH
     from reproduce.deconvnet.segmenter import Proposing, Segmenter
 
     proposing = None
     if source:
-        proposing = Proposing(source, _rules(options), options["batch"] or BATCH, options["edge_model"])
+        proposing = Proposing(source, _rules(options), options["batch"], options["edge_model"])
     crf = None
     if options["crf"] or options["crf_changes"]:
         crf = parse_settings(options["crf"] or "deconvnet", options["crf_changes"])
