@@ -14,7 +14,7 @@ claims table. In the same run: the cut net agrees with the classifier, the short
 On a machine that others use meanwhile `--cpu-time` takes one thread and counts the processor time of this
 process; `load` says how busy it was.
 
-    python benchmarks/published_timings.py [--device cpu|cuda] [--repeats 5] [--cpu-time] [--save]
+    python benchmarks/published_timings.py [--device cpu|cuda] [--repeats 5] [--cpu-time] [--save] [--table]
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from frame import random_weights
-from measure import alternate, processor, spread, write_result
+from measure import RESULTS, alternate, processor, spread, write_result
 from torch import Tensor
 
 from reproduce.net import Net
@@ -69,6 +69,15 @@ CASES = {
     "single": Case("caffenet", 227, ("F15.S31-07",), blob="fc8"),
     "map": Case("caffenet", 500, ("F15.S31-02",), ("F15.S31-06",), cut=True, blob="fc8"),
 }  # fmt: skip
+WORDS = {
+    "fcn-alexnet": "FCN-AlexNet, 500x500",
+    "fcn-vgg16": "FCN-VGG16 (32s), 500x500",
+    "fcn-googlenet": "FCN-GoogLeNet, 500x500",
+    "fcn-8s": "FCN-8s, 500x500",
+    "batch": "AlexNet, a crop of a batch of 100",
+    "single": "AlexNet, a crop by itself",
+    "map": "AlexNet cut, 500x500 to 10x10",
+}
 
 
 class Bench:
@@ -240,6 +249,20 @@ def run(device: str = "cpu", repeats: int = 5, clock: str = "wall", form: Form =
     }
 
 
+def table(result: dict[str, Any]) -> list[str]:
+    """Lines of the Markdown table of `docs/published-timings.md`: the claims of 2015, one a case and pass."""
+    lines = ["| what | printed, ms | of the K40c's peak | ours, ms | of the measured rate |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for name, case in CASES.items():
+        for way, ids in (("forward", case.claims), ("backward", case.backward)):
+            for claim in (result["claims"][one] for one in ids[:1]):
+                then = f"{claim['fraction_then']:.0%}" if way == "forward" else ""
+                now = f"{result['cases'][name]['fraction']:.0%}" if way == "forward" else ""
+                lines.append(f"| {WORDS[name]}, {way} | {claim['published_ms']:g} | {then} |"
+                             f" {claim['ours_ms']:.0f} | {now} |")  # fmt: skip
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -247,7 +270,13 @@ def main() -> int:
     parser.add_argument("--narrow", type=int, default=1, help="divide the widths by this, for a trial")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, by its processor time")
     parser.add_argument("--save", action="store_true", help="write the committed result file")
+    parser.add_argument(
+        "--table", action="store_true", help="print the committed result as a table, and stop"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        print(*table(json.loads((RESULTS / "published_timings.json").read_text())), sep="\n")
+        return 0
     if arguments.cpu_time:
         torch.set_num_threads(1)
     clock = "cpu" if arguments.cpu_time else "wall"

@@ -74,3 +74,13 @@ def test_the_committed_result_is_of_the_published_widths() -> None:
     assert set(result["claims"]) == {
         claim for one in timings.CASES.values() for claim in (*one.claims, *one.backward)
     }
+
+
+def test_the_page_says_what_was_measured() -> None:
+    result = json.loads((ROOT / "reproduce/published/results/published_timings.json").read_text())
+    page = (ROOT / "docs/published-timings.md").read_text()
+    assert all(line in page for line in timings.table(result))
+    found = result["naive"]
+    assert f"{found['forward']:.1f} times forward and {found['backward']:.1f} times backward" in page
+    assert f"here it is {found['one_by_one']:.1f}:" in page
+    assert f"the share {found['break_even_both']:.2f} of them" in page
