@@ -96,7 +96,7 @@ def command(
       caffe:PYTHON  an interpreter that can import caffe, or a command line that starts one
       blobs:FILE    blobs stored in an .npz or HDF5 file, as fcn run writes them
       float64       our own net in double precision
-      self:...      our own net with device=, precision=float64|bf16|fp16, threads=, frame=on
+      self:...      our own net with device=, precision=float64|tf32|bf16|fp16, threads=, frame=on
 
     Both sides are fed the same arrays. Every content of every blob is compared in the order of execution,
     also those that in-place layers replace. A net with data or loss layers runs in its deploy form, unless
@@ -118,7 +118,7 @@ def command(
                            own, from_float64, flips, remark
       difference           relative, relative_at, relative_values, absolute, absolute_at,
                            absolute_values, of_largest, ulp, ulp_of_largest, share, elements, probed
-      flips                labels, flipped, clear, gap, at
+      flips                labels, flipped, clear, gap, at, equal_share
       notes                what was done, and what could not be compared
     """
     if not -float("inf") < scale < float("inf"):

@@ -69,6 +69,11 @@ class Flips:
     gap: float
     at: Index
 
+    @property
+    def equal_share(self) -> float:
+        """The fraction of labels that both sides agree on."""
+        return 1 - self.flipped / self.labels
+
 
 def measure(got: np.ndarray, want: Content, tolerance: float, channels: bool = True) -> Difference:
     """Compare contents of one shape, channel by channel too if `channels`; dtypes are float32 or float64."""

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,20 +29,17 @@ import torch
 from caffe_weights.errors import InputError
 from caffe_weights.export import write_weights
 from caffe_weights.prototxt import format_net
-from reproduce.inference import pick_device
+from reproduce.gpu import arrange
+from reproduce.inference import device_of, pick_device
 from reproduce.parity import caffe_worker
 from reproduce.parity.case import Case, Side
 from reproduce.parity.measure import Content
 from reproduce.parity.ours import Answer, answer, build, final_answer
+from reproduce.precision import Precision
 
 LAST_WORDS = 4  # lines of a crashed interpreter's standard error that are shown
 NATIVE = (".caffemodel", ".h5")  # what Caffe reads itself
-PRECISIONS = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+PRECISIONS = ("float32", "float64", "tf32", "bf16", "fp16")
 K = TypeVar("K")
 
 
@@ -73,17 +71,21 @@ def ask_float64(case: Case) -> Answer:
 
 
 def ask_self(case: Case, settings: str) -> Answer:
-    """Our own net with `settings`: KEY=VALUE, comma between; see SETTINGS."""
+    """Our own net with `settings`: KEY=VALUE, comma between; see SETTINGS.
+
+    All precisions but float64 are those of `reproduce.precision`: what `--precision` does is measured.
+    """
     chosen = dict(_setting(item) for item in settings.split(",") if item)
     threads = torch.get_num_threads()
     name = f"our net with {settings}" if chosen else "our net again"
-    frame = chosen.pop("frame", "off") == "on"
+    frame, precision = chosen.pop("frame", "off") == "on", chosen.pop("precision", "float32")
     try:
         net = build(case.theirs, case.phase, frame)
         for key, value in chosen.items():
             net = SETTINGS[key](net, value)
         ask = final_answer if frame else answer
-        return ask(net, case.their_inputs, case.backward, case.their_seeds, name)
+        with _computing(net, precision):
+            return ask(net, case.their_inputs, case.backward, case.their_seeds, name)
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, InputError):
             raise
@@ -243,20 +245,34 @@ def _one_line(text: str, most: int = 400) -> str:
 
 def _setting(item: str) -> tuple[str, str]:
     key, _, value = item.partition("=")
-    if key not in (*SETTINGS, "frame") or not value or (key == "frame" and value not in ("on", "off")):
-        known = " or ".join(f"{name}=..." for name in SETTINGS)
-        raise InputError("--against self", repr(item), f"{known} or frame=on")
+    if key in CHOICES and value in CHOICES[key]:
+        return key, value
+    if key in CHOICES:
+        raise InputError("--against self", repr(item), " or ".join(f"{key}={name}" for name in CHOICES[key]))
+    if key not in SETTINGS or not value:
+        known = " or ".join(f"{name}=..." for name in (*SETTINGS, *CHOICES))
+        raise InputError("--against self", repr(item), known)
     return key, value
+
+
+def _computing(net: Any, precision: str) -> AbstractContextManager[Any]:
+    """The context in which a net computes in a precision, for which it is made ready. InputError."""
+    if precision == "float64":
+        net.double()
+        return nullcontext()
+    device = device_of(net)
+    try:
+        how = Precision(precision, device)
+    except InputError as error:
+        raise InputError(
+            f"--against self:precision={precision}", error.found, error.wanted, error.do
+        ) from None
+    how.prepare(arrange(net, device, precision))
+    return how.forward()
 
 
 def _set_device(net: Any, value: str) -> Any:
     return net.to(pick_device(value))
-
-
-def _set_precision(net: Any, value: str) -> Any:
-    if value not in PRECISIONS:
-        raise InputError("--against self", f"precision {value!r}", " or ".join(PRECISIONS))
-    return net.to(PRECISIONS[value])
 
 
 def _set_threads(net: Any, value: str) -> Any:
@@ -266,8 +282,8 @@ def _set_threads(net: Any, value: str) -> Any:
     return net
 
 
+CHOICES = {"precision": PRECISIONS, "frame": ("on", "off")}
 SETTINGS: dict[str, Callable[[Any, str], Any]] = {
     "device": _set_device,
-    "precision": _set_precision,
     "threads": _set_threads,
 }

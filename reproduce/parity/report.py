@@ -167,6 +167,8 @@ def verdict(report: Report) -> Iterator[str]:
         else:
             yield from finding_words(report.guilty_gradient)
     for row in report.rows:
+        if row.flips:
+            yield agreement_words(row)
         if row.flips and row.flips.flipped:
             yield flip_words(row)
     if report.nearer:
@@ -192,6 +194,13 @@ def finding_words(finding: Finding) -> Iterator[str]:
         yield f"  fed with the other side's inputs it differs by {row.own:.2g}"
     for hint in finding.hints:
         yield f"  {hint}"
+
+
+def agreement_words(row: Row) -> str:
+    """The share of equal labels, and the worst difference of the scores."""
+    assert row.flips is not None and row.difference is not None
+    return (f"labels of {row.words}: {row.flips.equal_share:.3%} of {row.flips.labels} equal; the scores"
+            f" differ by at most {row.difference.of_largest:.2g} of the largest")  # fmt: skip
 
 
 def flip_words(row: Row) -> str:
@@ -266,5 +275,6 @@ def _row(row: Row) -> dict[str, Any]:
         "difference": asdict(row.difference) if row.difference else None,
         "own": row.own,
         "from_float64": {"ours": judged[0], "theirs": judged[1]} if judged else None,
-        "flips": asdict(row.flips) if row.flips else None, "remark": row.remark,
+        "flips": {**asdict(row.flips), "equal_share": row.flips.equal_share} if row.flips else None,
+        "remark": row.remark,
     }  # fmt: skip
