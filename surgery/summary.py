@@ -74,6 +74,11 @@ class Summary:
         return sum(row.parameters for row in self.rows if row.type == UP_SAMPLING)
 
     @property
+    def statistics(self) -> int:
+        """Those of them that no solver moves: BatchNorm's averages and their factor."""
+        return sum(row.parameters for row in self.rows if row.type == "BatchNorm")
+
+    @property
     def multiply_adds(self) -> int:
         """Of all layers that are counted."""
         return sum(row.multiply_adds for row in self.rows)

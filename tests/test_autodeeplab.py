@@ -84,6 +84,7 @@ def test_every_cell_of_the_table(size: str) -> None:
 def test_the_summary_counts_the_same() -> None:
     found = summarize(make_net("auto-deeplab-s", size=(65, 65)))
     assert found.multiply_adds == plain_multiply_adds(make_net("auto-deeplab-s", size=(65, 65)))
+    assert found.parameters - found.statistics == 10_147_427
     rows = {row.name: row for row in found.rows}
     assert rows["cell0_last"].stride == (4, 4) and rows["cell0_last"].receptive_field == (11, 11)
     assert rows["score"].receptive_field is None  # it sees the whole picture by image pooling

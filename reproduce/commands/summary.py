@@ -39,7 +39,7 @@ def command(
     A multiply-add is one multiplication with its addition in a convolution, up-sampling or fully connected
     layer; types of layers with other arithmetic are named as not counted. Activations are what Caffe keeps in
     a forward pass. Field, stride and offset: receptive field, step from unit to unit, and centre of the first
-    unit, in input pixels; `-` where a layer keeps no grid.
+    unit, in input pixels; `-` where a layer keeps no grid, or sees through one that keeps none.
 
     \b
     Keys of --json:
@@ -47,7 +47,7 @@ def command(
       layers    name, type, shapes, parameters, multiply_adds, activation_bytes,
                 receptive_field, stride, offset (height, width; null: no grid)
       total     parameters, parameters_without_up_sampling, up_sampling_parameters,
-                multiply_adds, activation_bytes
+                batch_norm_statistics, multiply_adds, activation_bytes
       uncounted types of layers whose arithmetic is not in multiply_adds
     """
     form = Form(narrow, fc, classes, given_architecture(architecture))
@@ -111,6 +111,11 @@ def _totals(found: Summary) -> list[str]:
     without = found.parameters - found.up_sampling_parameters
     lines = [
         f"parameters      {found.parameters:,}; {without:,} without up-sampling layers",
+        *(
+            [f"learnable       {found.parameters - found.statistics:,} without BatchNorm's statistics"]
+            if found.statistics
+            else []
+        ),
         f"multiply-adds   {found.multiply_adds:,}",
         f"activations     {found.activation_bytes:,} bytes",
     ]
@@ -129,6 +134,7 @@ def _as_dict(net: str, found: Summary) -> dict[str, Any]:
         "parameters": found.parameters,
         "parameters_without_up_sampling": found.parameters - found.up_sampling_parameters,
         "up_sampling_parameters": found.up_sampling_parameters,
+        "batch_norm_statistics": found.statistics,
         "multiply_adds": found.multiply_adds,
         "activation_bytes": found.activation_bytes,
     }
