@@ -1,4 +1,4 @@
-"""--precision of the commands and of parity's `self:`, and what a CUDA device is given; on a CPU where it can.
+"""--precision of the commands and of parity's `self:`; what a CUDA device is given, on a CPU where it can.
 
 Halves of bfloat16 keep 8 bits: made by hand, a weight of 1.001 becomes 1.
 """
@@ -73,8 +73,8 @@ def test_segment_and_classify_in_halves(fcn: Fcn, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["precision"] == "bf16"
     assert np.asarray(Image.open(tmp_path / "o/x.png")).tolist() == [[2, 1], [0, 0]]
-    done = fcn("classify", "x.png", "--net", "fine.prototxt", "--weights", "fine.caffemodel", "--mean", "0,0,0",
-               "--precision", "bf16", "--json")  # fmt: skip
+    done = fcn("classify", "x.png", "--net", "fine.prototxt", "--weights", "fine.caffemodel",
+               "--mean", "0,0,0", "--precision", "bf16", "--json")  # fmt: skip
     scores = {row["label"]: row["score"] for row in json.loads(done.stdout)["images"][0]["predictions"]}
     assert scores[0] == (20 + 20 + 200 + 1) / 4  # blue, exact in halves; 1.001 of it otherwise
 
@@ -179,12 +179,13 @@ def test_the_workspace_is_bounded_unless_somebody_did(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("precision", "last"), [("float32", False), ("bf16", True), ("tf32", True)])
 def test_weights_lie_as_the_tensor_cores_read_them(tmp_path: Path, precision: str, last: bool) -> None:
-    net = picture_net(*narrow(tmp_path)).net  # stays on the CPU: only the order is looked at
+    files = narrow(tmp_path)
+    net = picture_net(*files).net  # stays on the CPU: only the order is looked at
     gpu.arrange(net, CARD, precision)
     weight = net.params["conv1_2"][0]
     assert weight.is_contiguous(memory_format=torch.channels_last) == last
     x = torch.ones(1, 3, 64, 80)
-    again = picture_net(*narrow(tmp_path)).net
+    again = picture_net(*files).net
     a, b = (compute(each, {"data": x}, ["score"])["score"] for each in (net, again))
     assert float((a - b).abs().max() / b.abs().max()) < NET
 
