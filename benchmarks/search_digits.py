@@ -95,7 +95,8 @@ def random_architecture(draw: random.Random) -> Architecture:
 
 def of_like_size(like: Architecture, count: int, seed: int) -> list[Architecture]:
     """Random architectures whose nets have about as many learnable values as that of `like`."""
-    draw, found, wanted = random.Random(seed), [], values(like)
+    draw, wanted = random.Random(seed), values(like)
+    found: list[Architecture] = []
     while len(found) < count:
         other = random_architecture(draw)
         if other not in (like, *found) and abs(values(other) / wanted - 1) <= TOLERANCE:
@@ -144,7 +145,7 @@ def one_seed(data: Path, folder: Path, seed: int, quick: bool, pictures: Path | 
     spent = time.process_time() - start
     say(f"seed {seed}: searched in {spent:.0f} s, entropies {before} to {after}")
     if pictures is not None:
-        draw_search(*last, pictures / "search_digits.png", f"seed {seed}")
+        draw_search(last[0], last[1], pictures / "search_digits.png", f"seed {seed}")
         draw_architecture(found, pictures / "search_digits_architecture.png", force=True)
     ours = trained(found, data, folder / "decoded", seed, iterations)
     say(f"seed {seed}: decoded {ours['mean_iu']:.4f}, {found.as_dict()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from reproduce.commands.common import (
     progress,
     say,
 )
+from reproduce.search.settings import Settings
 
 if TYPE_CHECKING:
     from reproduce.search.run import Search
 
-HELP = {  # of the settings; their defaults are those of reproduce.search.run.Settings
+HELP = {  # of the settings
     "layers": "Cells on a path.",
     "blocks": "Blocks in a cell.",
     "filters": "F while searching: a block at stride s has F s / 4 channels.",
@@ -41,20 +43,16 @@ HELP = {  # of the settings; their defaults are those of reproduce.search.run.Se
     "scale": "What blobs are multiplied by.",
     "seed": "Of the start, the halves, the order and the crops.",
 }
-DEFAULTS = {  # kept here too so that --help needs no torch; a test compares
-    "layers": 12, "blocks": 5, "filters": 8, "final_filters": 20, "epochs": 40, "architecture_from": 20,
-    "batch": 2, "crop": 321, "shrink": 2, "lr": 0.025, "lr_end": 0.001, "momentum": 0.9, "weight_decay": 3e-4,
-    "architecture_lr": 0.003, "architecture_decay": 1e-3, "scale": 2 / 255, "seed": 0,
-}  # fmt: skip
+DEFAULTS = asdict(Settings())
 
 
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """An option for each setting."""
     for name in reversed(HELP):
         flag, value = f"--{name.replace('_', '-')}", DEFAULTS[name]
-        function = click.option(
-            flag, type=type(value), default=value, show_default=f"{value:g}", help=HELP[name]
-        )(function)
+        function = click.option(flag, type=type(value), default=value, show_default=True, help=HELP[name])(
+            function
+        )
     return function
 
 
@@ -93,7 +91,7 @@ def command(
     from reproduce.commands.train import processes
     from reproduce.data import open_data, parse_data
     from reproduce.search.draw import draw_search
-    from reproduce.search.run import Search, Settings
+    from reproduce.search.run import Search
 
     def shown(search: Search) -> None:
         alpha, beta = (p.detach().cpu().numpy() for p in search.net.probabilities())
