@@ -106,12 +106,16 @@ def _check_count(name: str, predecessors: Sequence[str], sources: Sequence[Weigh
     if not predecessors:
         chain = [other for other, entry in NETS.items() if entry.starts_from]
         raise WeightsError(
-            f"net {name}", "a classifier, which starts from nothing", f"one of {', '.join(chain)}"
+            f"net {name}", f"{_origin(name)}, which starts from nothing", f"one of {', '.join(chain)}"
         )
     if len(sources) != len(predecessors):
         wanted = " and then ".join(predecessors)
         raise WeightsError(f"net {name}", f"{len(sources)} weight files", f"{len(predecessors)}: {wanted}",
                            "give each with --from, in this order")  # fmt: skip
+
+
+def _origin(name: str) -> str:
+    return "a classifier" if find(name).data is None else "a net trained from scratch"
 
 
 def _predecessor(name: str, wanted: str, weights: Weights, expand: bool) -> str:
