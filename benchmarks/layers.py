@@ -87,6 +87,11 @@ def lstm(x: Tensor, flags: Tensor, w: Tensor, b: Tensor, hidden: Tensor) -> Tens
     return result
 
 
+def unpool(x: Tensor, mask: Tensor) -> Tensor:
+    return nnf.max_unpool2d(x, mask.long(), [2, 2])
+
+
+BN = "bn_param { scale_filler { value: 1 } bn_mode: LEARN }"
 CONV = "num_output: 64 kernel_size: 3 pad: 1"
 UP = "num_output: 21 kernel_size: 4 stride: 2 bias_term: false"
 CASES: dict[str, Case] = {
@@ -124,6 +129,9 @@ CASES: dict[str, Case] = {
                               lambda x, m, v, f: nnf.batch_norm(x, m.clone(), v.clone(), training=True),
                               phase="TRAIN"),
     "bias": Case("Bias", [MAP], "", lambda x, b: x + b.reshape(-1, 1, 1)),
+    "bn, batch": Case("BN", [MAP], BN, lambda x, s, b: nnf.batch_norm(
+        x, None, None, s.flatten(), b.flatten(), True, eps=1e-9)),
+    "bn, folded": Case("BN", [MAP], BN.replace("LEARN", "INFERENCE"), lambda x, s, b: torch.addcmul(b, x, s)),
     "bnll": Case("BNLL", [MAP], "", nnf.softplus),
     "clip": Case("Clip", [MAP], "clip_param { min: -1 max: 1 }", lambda x: x.clamp(-1, 1)),
     "concat": Case("Concat", [MAP, MAP], "", lambda a, b: torch.cat([a, b], 1)),
@@ -139,6 +147,8 @@ CASES: dict[str, Case] = {
     "eltwise max": Case("Eltwise", [MAP, MAP], "eltwise_param { operation: MAX }", torch.maximum),
     "eltwise product": Case("Eltwise", [MAP, MAP], "eltwise_param { operation: PROD }", torch.mul),
     "eltwise sum": Case("Eltwise", [MAP, MAP], "", torch.add),
+    "eltwise accuracy": Case("EltwiseAccuracy", [(1, 21, 250, 250), (1, 1, 250, 250)], "", lambda x, t: (
+        accuracy(x, t[:, 0]).reshape(1, 1, 1, 1)), labels=21, backward=False),
     "embed": Case("Embed", [(64, 50)], 'embed_param { input_dim: 5000 num_output: 256 bias_term: false '
                   'weight_filler { type: "xavier" } }', nnf.embedding, labels=5000),
     "euclidean loss": Case("EuclideanLoss", [FLAT, FLAT], "", lambda a, b: (a - b).square().sum() / 128),
@@ -175,6 +185,9 @@ CASES: dict[str, Case] = {
     "tanh": Case("TanH", [MAP], "", torch.tanh),
     "threshold": Case("Threshold", [MAP], "", lambda x: (x > 0).float(), backward=False),
     "tile": Case("Tile", [(2, 64, 56, 56)], "tile_param { tiles: 4 }", lambda x: x.repeat(1, 4, 1, 1)),
+    "unpooling": Case("Unpooling", [(8, 64, 28, 28)] * 2, "unpooling_param { kernel_size: 2 stride: 2 "
+                      "unpool_size: 56 }", unpool, labels=56 * 56, same=False),
+    "upsample": Case("Upsample", [(8, 64, 28, 28)] * 2, "", unpool, labels=56 * 56, same=False),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caffe_weights.errors import NetError
 from caffe_weights.prototxt import parse_net
-from reproduce.layers.unpooling import assign
+from reproduce.layers.unpooling import Last, assign
 from reproduce.net import Net
 
 POOLED = """
@@ -133,11 +133,22 @@ def test_unpooling_without_a_mask(
     np.testing.assert_allclose(y, unpooled_by_loops(x.numpy(), method, kernel, stride, size), atol=1e-14)
 
 
-def test_of_equal_places_the_last_value_stays_and_each_gets_the_gradient() -> None:
-    """As top[mask[i]] = bottom[i] and bottom_diff[i] = top_diff[mask[i]] have it."""
+@pytest.mark.parametrize("device", ["cpu", "others"])
+def test_of_equal_places_the_last_value_stays_and_each_gets_the_gradient(device: str) -> None:
+    """As top[mask[i]] = bottom[i] and bottom_diff[i] = top_diff[mask[i]] have it; both ways of doing it."""
+
+    def put(x: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        if device == "cpu":
+            return assign(x, mask, size, repeats=True)
+        return Last.apply(x.flatten(2), mask.flatten(2), size[0] * size[1])
+
+    values, places = draw(3, 4, 50, 20), np.random.default_rng(0).integers(0, 100, (3, 4, 50, 20))
+    wanted = np.zeros((3, 4, 100))
+    for n, c, row, column in np.ndindex(places.shape):
+        wanted[n, c, places[n, c, row, column]] = values[n, c, row, column]
+    np.testing.assert_array_equal(put(values, torch.from_numpy(places), (10, 10)).flatten(2), wanted)
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], requires_grad=True)
-    mask = torch.tensor([[[[5, 1], [5, 1]]]])
-    y = assign(x, mask, (2, 3), repeats=True)
+    y = put(x, torch.tensor([[[[5, 1], [5, 1]]]]), (2, 3))
     assert y.flatten().tolist() == [0, 4, 0, 0, 0, 3]
     (y.flatten() * torch.arange(6.0)).sum().backward()
     assert x.grad is not None and x.grad.flatten().tolist() == [5, 1, 5, 1]

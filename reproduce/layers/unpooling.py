@@ -94,17 +94,17 @@ def assign(x: Tensor, indices: Tensor, size: Shape, repeats: bool) -> Tensor:
     """Zeros of (N, C, *size) with x, (N, C, h, w), written to its flat indices; of equal ones the last stays.
 
     Every value gets the gradient of its place, as in the forks, also one that was overwritten. `repeats`:
-    indices of a plane may be equal.
+    indices of a plane may be equal, which a CPU takes in their order and other devices in any.
     """
     flat, places = x.flatten(2), indices.flatten(2)
-    if repeats and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-        y: Tensor = _Last.apply(flat, places, size[0] * size[1])
+    if repeats and not x.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        y: Tensor = Last.apply(flat, places, size[0] * size[1])
     else:
         y = x.new_zeros(*x.shape[:2], size[0] * size[1]).scatter(2, places, flat)
     return y.reshape(*x.shape[:2], *size)
 
 
-class _Last(torch.autograd.Function):
+class Last(torch.autograd.Function):
     """Scatter in which the last of equal indices stays, on every device."""
 
     @staticmethod
