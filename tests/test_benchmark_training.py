@@ -28,7 +28,8 @@ def test_training_is_measured_next_to_the_usual_port() -> None:
              "--repeats", "1", "--turns", "1", "--threads", "1"]  # fmt: skip
     result = training.run(training.parse(words))
     net = result["nets"]["voc-fcn32s"]
-    assert net["difference"]["loss"] < 1e-5
+    assert [found["narrow"] for found in net["differences"]] == [16]
+    assert net["differences"][0]["loss"] < 1e-5
     assert set(net["ways"]) == {"usual", "ours"}
     assert net["ways"]["ours"]["peak_mb"] > 50
     assert {"usual_over_ours", "memory_ours_over_usual"} <= set(net)
