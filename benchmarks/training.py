@@ -11,10 +11,10 @@ An iteration is forward, loss, backward and update with momentum 0.99, Dropout i
 up. Memory is the greatest that was resident in the process, on CUDA what torch had allocated. Before that,
 in a process too, loss and gradients of both are compared without Dropout, which no two draw alike: the loss
 within the tolerance of the table, and so the gradients of the same net of a sixteenth of the width, by their
-median over the parameters. At full width gradients are told and not judged: units in millions lie so near zero that rounding decides which of
-them pass a gradient. The bounds are
-those the project set itself: ours 1.3 times faster than the usual port in 0.8 of its memory. Exit 1 when one
-is missed. `--clock cpu` judges by processor time, for a machine that others use; both are in the result.
+median over the parameters. At full width gradients are told and not judged: units in millions lie so near
+zero that rounding decides which of them pass a gradient. The bounds are those the project set itself: ours
+1.3 times faster than the usual port in 0.8 of its memory. Exit 1 when one is missed. `--clock cpu` judges by
+processor time, for a machine that others use; both are in the result.
 
     python benchmarks/training.py [--nets voc-fcn8s] [--size 500x500] [--repeats 3] [--clock cpu] [--save]
 """
