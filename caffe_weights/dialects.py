@@ -26,7 +26,9 @@ OURS = range(2000, 3000)  # numbers that our schema uses for forks
 V1_LAYERS, V2_LAYERS = 2, 100  # of NetParameter
 V1_TYPE, V2_TYPE, V1_BLOBS, V2_BLOBS = 5, 2, 6, 7
 LAST_V1_TYPE = 39
-COMMON = frozenset([*range(1, 12), 100, 101, 130])  # of a V2 layer of any type; 130 is python_param
+# Of a V2 layer of any type: the form began with these, so no fork has others, and a layer of a fork may well
+# take the settings of a standard one, such as convolution_param.
+COMMON = frozenset([*range(1, 12), *range(100, 131)])
 _TYPES = """
 AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data
 Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output
@@ -142,7 +144,6 @@ def _unread(*numbers: int) -> dict[int, int]:
     return {number: 2500 + number for number in numbers}
 
 
-_PICTURES = {115: 115}
 _IMAGE_DATA = {"image_data_param": {13: 2013, 14: 2014, 15: 2015, 16: 2016, 17: 2017}}
 _WEIGHTED_LOSS = {3: 2001, 4: 2002}
 _BN, _UNPOOLING, _UPSAMPLE, _DENSE_DATA, _INTERP = 2201, 2202, 2204, 2205, 2143
@@ -155,8 +156,7 @@ DIALECTS: dict[str, Dialect] = {
                 {n: 2000 + n for n in (43, 44, 45)} | _unread(*range(46, 51)), inner=_IMAGE_DATA,
                 four_sizes=True),
         Dialect("kersner", "Kersner's port of DeconvNet's layers to a newer Caffe",
-                fields={"BN": {143: _BN}, "Unpooling": {141: _UNPOOLING}, "ImageSegData": _PICTURES,
-                        "WindowSegData": _PICTURES}, inner=_IMAGE_DATA),
+                fields={"BN": {143: _BN}, "Unpooling": {141: _UNPOOLING}}, inner=_IMAGE_DATA),
         Dialect("segnet", "alexgkendall/caffe-segnet",
                 fields={"BN": {45: _BN}, "Upsample": {137: _UPSAMPLE}, "DenseImageData": {138: _DENSE_DATA}},
                 inner={"loss_param": _WEIGHTED_LOSS}),
@@ -191,7 +191,7 @@ def choose(net: NetParameter, encoded: bytes, wanted: str, where: str) -> Dialec
         where,
         f"a file in {found}" if found else "a file with BVLC Caffe's own numbers",
         "BVLC Caffe's own numbers" if wanted == BVLC else str(DIALECTS[wanted]),
-        f"read it in dialect {found.name if found else BVLC}, or {AUTO}",
+        f"read it in dialect {found.name if found and found.name in DIALECTS else AUTO}",
     )
 
 

@@ -266,6 +266,18 @@ def test_an_unknown_forks_settings_are_not_taken_for_anothers(tmp_path: Path) ->
     weights["r"][0] = np.array([2], np.float32)
     write_weights(weights, tmp_path / "b.caffemodel")
     assert (tmp_path / "b.caffemodel").read_bytes() == v2("r", "Reorg", 147, number(1, 2), blob((1,), 2))
+    with pytest.raises(
+        FormatError, match="a fork that is not known.; wanted BVLC .*; read it in dialect auto"
+    ):
+        read_weights(tmp_path / "a.caffemodel", "bvlc")
+
+
+def test_a_forks_type_may_take_the_settings_of_a_standard_layer(tmp_path: Path) -> None:
+    """As the depthwise convolutions of many forks do, which have no number of their own."""
+    data = v2("d", "DepthwiseConvolution", 106, number(1, 3), blob((3, 1, 1, 1), 1, 2, 3))
+    weights = read_weights(write(tmp_path, data))
+    assert weights.model is not None and weights.model.dialect is None
+    assert weights.net is not None and weights.net.layer[0].convolution_param.num_output == 3
 
 
 @pytest.mark.parametrize("data", [
@@ -291,7 +303,8 @@ def test_numbers_of_our_schema_are_ours_alone() -> None:
 
 
 def test_types_of_bvlc_caffe_are_all_known() -> None:
-    forks = {kind for d in DIALECTS.values() for kind in d.fields} - {"Scale", "Bias"} | {"EltwiseAccuracy"}
+    forks = {kind for d in DIALECTS.values() for kind in d.fields} - {"Scale", "Bias"}
+    forks |= {"EltwiseAccuracy", "ImageSegData", "WindowSegData"}  # with no number of their own
     assert set(LAYER_RULES) | set(SOURCES) <= BVLC_TYPES | forks
     assert set(LAYER_RULES) | set(SOURCES) >= BVLC_TYPES
 
