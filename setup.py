@@ -38,7 +38,7 @@ setup(
         "reproduce": ["py.typed"],
         "reproduce.data": ["splits/*.txt"],
         "reproduce.published": ["tables/*", "results/*.json"],
-        "reproduce.demo_data": ["*.caffemodel", "*.prototxt", "*.npz"],
+        "reproduce.demo_data": ["*.caffemodel", "*.caffemodel.gz", "*.prototxt", "*.npz"],
     },
     python_requires=">=3.11",
     install_requires=[

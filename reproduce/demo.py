@@ -3,7 +3,8 @@
 The model is a narrow LeNet that `reproduce/demo_data/train.py` trained on single 28 x 28 fields with real
 handwritten digits. Its fully connected layers become convolutions and it reads a strip of any width, one
 field every 4 pixels, which is where fully convolutional nets began: Matan, Burges, LeCun and Denker 1992,
-"Multi-digit recognition using a space displacement neural network". It was not trained on these digits.
+"Multi-digit recognition using a space displacement neural network". It was not trained on these digits. Then
+`reproduce.demo_segmentation`: narrow FCN-32s, 16s and 8s on canvases of digits.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found; the checks are `bits_equal` and `worst_difference` within `tolerance`."""
+    """What the demo found; the checks are `bits_equal` and `worst_difference` within `tolerance`.
+
+    `segmentation` has the four metrics by stride (32s, 16s, 8s), on so many `canvases`.
+    """
 
     out: str
     parameter_count: int
@@ -77,6 +81,8 @@ class DemoResult:
     strips_count: int
     digits_right: int
     digits_count: int
+    canvases: int
+    segmentation: dict[str, dict[str, float]]
     seconds: float
 
     @property
@@ -92,6 +98,7 @@ class DemoResult:
 def run_demo(out: Path) -> DemoResult:
     """Do it all; results go into the folder `out`, which exists. Files of an earlier demo are replaced."""
     from reproduce.demo_picture import draw_reading
+    from reproduce.demo_segmentation import leave_files, segment_canvases
 
     start = time.perf_counter()
     images, labels = _unpack(out)
@@ -105,10 +112,13 @@ def run_demo(out: Path) -> DemoResult:
     write_image(Image.fromarray(np.rint(strip.image * 255).astype(np.uint8)), out / "strip-input.png", True)
     draw_reading(strip, out / "strip.png")
     others = [read_strip(reader, images, labels, SEED + 1 + i) for i in range(STRIPS)]
+    segmented = segment_canvases(images, labels)
+    leave_files(segmented, out)
     result = DemoResult(
         str(out), count, equal, worst, CONV, int((alone.argmax(1) == labels).sum()), len(labels),
         _joined(strip.truth), _joined(strip.read), sum(s.read == s.truth for s in others), STRIPS,
-        sum(s.hits() for s in others), STRIPS * DIGITS, time.perf_counter() - start,
+        sum(s.hits() for s in others), STRIPS * DIGITS, len(segmented.pictures), segmented.scores,
+        time.perf_counter() - start,
     )  # fmt: skip
     (out / "report.md").write_text("\n".join(report(result)) + "\n", encoding="utf-8")
     return result
@@ -164,6 +174,15 @@ def report(result: DemoResult) -> list[str]:
         f"| digits on them whose nearest field is right | {result.digits_right} of {result.digits_count} |",
         f"| seconds | {result.seconds:.1f} |",
         "",
+        f"Narrow FCNs on {result.canvases} canvases of held-out digits (`segmentation.png`):",
+        "",
+        "| net | pixel accuracy | mean accuracy | mean IU | f.w. IU |",
+        "|---|---|---|---|---|",
+        *(
+            f"| FCN-{stride} | {' | '.join(f'{value:.3f}' for value in scores.values())} |"
+            for stride, scores in result.segmentation.items()
+        ),
+        "",
         "Next:",
         "",
         "```",
@@ -181,6 +200,8 @@ def next_commands(out: str) -> list[str]:
         f" --input {out}/strip-input.png {scale} --out {out}/scores.npz",
         f"fcn classify {out}/digit.png --net {out}/digits.prototxt"
         f" --weights {out}/digits.safetensors {scale}",
+        f"fcn segment {out}/canvas.png --weights {out}/digits-fcn8s.caffemodel --mean 0,0,0"
+        f" --overlay --force --out {out}/segmented",
         "convert-weights YOUR.caffemodel YOUR.safetensors --convolutional",
     ]
 

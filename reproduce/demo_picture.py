@@ -1,22 +1,27 @@
-"""The demo's picture: the strip, what each field says, how sure it is, and the digits read from it."""
+"""The demo's pictures: a strip with what each field says and the digits read from it; segmented canvases."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from caffe_weights.files import replace_file
 from reproduce.digits import FIELD, STRIDE, field_centres
 
 if TYPE_CHECKING:
     from reproduce.demo import Strip
+    from reproduce.demo_segmentation import Segmented
 
 CLASSES = [*"0123456789", "none"]
 RIGHT, WRONG, FRAME = "#1a7f37", "#cf222e", "#f59e0b"
+SHOWN = 4  # canvases
+COLOURS = np.concatenate([np.zeros((1, 3)), colormaps["tab10"](range(10))[:, :3]])  # of ground and digits
 
 
 def draw_reading(strip: Strip, path: Path) -> None:
@@ -32,6 +37,28 @@ def draw_reading(strip: Strip, path: Path) -> None:
     figure.suptitle(
         "A classifier of single digits, cut fully convolutional, reads a strip of digits it never saw"
     )
+    with replace_file(path, force=True) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_segmentation(segmented: Segmented, path: Path) -> None:
+    """Write a picture of the first canvases: a row for each, with input, truth, and what each net says."""
+    columns = {"input": segmented.pictures, "truth": segmented.truth, **segmented.labels}
+    figure = Figure(figsize=(2.1 * len(columns), 2.1 * SHOWN + 1.1), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(SHOWN, len(columns), squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for column, (name, maps) in enumerate(columns.items()):
+        for row, one in enumerate(maps[:SHOWN]):
+            shown = np.repeat(one[:, :, np.newaxis], 3, 2) if name == "input" else COLOURS[one]
+            grid[row, column].imshow(shown, interpolation="nearest")
+        found = segmented.scores.get(name)
+        title = f"FCN-{name}\nmean IU {found['mean_iu']:.2f}" if found else f"{name}\n"
+        grid[0, column].set_title(title, fontsize=11)
+    colours = [Patch(color=COLOURS[1 + digit], label=str(digit)) for digit in range(10)]
+    figure.legend(handles=colours, ncols=10, loc="outside lower center", frameon=False, title="digit")
+    figure.suptitle("The finer the stride, the finer what is seen: composites of real digits, held out")
     with replace_file(path, force=True) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from PIL import Image
 
 from reproduce import demo
 from reproduce.demo import NONE, find_digits, next_commands, report, run_demo
+from reproduce.demo_segmentation import MODELS, segment_canvases
 from reproduce.digits import draw_cells, draw_digit, draw_strip, field_centres
+from reproduce.recognition import recognize
+from surgery.interpolation import bilinear_weights
 
 DATA = files("reproduce") / "demo_data"
 BLOCK = np.zeros((8, 8))
@@ -41,14 +45,14 @@ def test_demo_leaves_what_it_says(finished: tuple[demo.DemoResult, Path]) -> Non
     assert names == {
         "digits.caffemodel", "digits.prototxt", "digits.safetensors", "digits-again.caffemodel",
         "digits-conv.prototxt", "digits-conv.safetensors", "digit.png", "strip-input.png", "strip.png",
-        "report.md",
+        "report.md", "canvas.png", "digits-fcn8s.caffemodel", "segmentation.png",
     }  # fmt: skip
     assert Image.open(folder / "strip.png").width > 800
     assert Image.open(folder / "strip-input.png").height == 28
     assert "\n".join(report(result)) + "\n" == (folder / "report.md").read_text()
-    for line in next_commands(str(folder))[:3]:
+    for line in next_commands(str(folder))[:4]:
         for word in line.split():
-            if str(folder) in word and "scores" not in word:
+            if str(folder) in word and "scores" not in word and "segmented" not in word:
                 assert Path(word).exists()
 
 
@@ -78,7 +82,45 @@ def test_shipped_digits_are_real_and_held_out() -> None:
 
 
 def test_shipped_data_is_small() -> None:
-    assert sum(len(item.read_bytes()) for item in DATA.iterdir() if item.is_file()) < 2_000_000
+    assert sum(len(item.read_bytes()) for item in DATA.iterdir() if item.is_file()) < 3_200_000
+    assert len((DATA / "digits-fcn8s.caffemodel").read_bytes()) < 3_000_000
+
+
+def test_the_finer_the_stride_the_better(finished: tuple[demo.DemoResult, Path]) -> None:
+    result, folder = finished
+    found = {stride: scores["mean_iu"] for stride, scores in result.segmentation.items()}
+    assert list(found) == ["32s", "16s", "8s"]
+    assert found["32s"] < found["16s"] < found["8s"]
+    picture = Image.open(folder / "segmentation.png")
+    assert picture.width > 800
+    assert Image.open(folder / "canvas.png").size == (192, 192)
+
+
+def test_the_scores_are_those_of_the_label_maps() -> None:
+    with np.load(str(DATA / "held_out.npz")) as held:
+        segmented = segment_canvases(held["images"], held["labels"], count=2)
+    assert segmented.truth.shape == (2, 192, 192)
+    for stride, labels in segmented.labels.items():
+        right = sum(int((labels[i] == segmented.truth[i]).sum()) for i in range(2))
+        assert segmented.scores[stride]["pixel_accuracy"] == pytest.approx(right / labels.size)
+
+
+def test_the_shipped_fcns_are_the_published_nets_made_narrow() -> None:
+    from caffe_weights.export import read_weights
+
+    for name, file in MODELS.values():
+        weights = read_weights(str(DATA / file))
+        told = recognize(weights)
+        widths = {layer.name: layer.convolution_param.num_output for layer in told.net.layer}
+        assert (told.name, told.classes) == (name, 11)
+        assert (widths["conv1_1"], widths["conv5_3"], widths["fc6"]) == (64 // 12, 512 // 12, 64)
+        up = [layer for layer in weights if layer.startswith("upscore")]
+        for layer in up:
+            kernel = weights[layer][0]
+            assert np.array_equal(kernel, bilinear_weights(kernel.shape))
+        assert (
+            b"reproduce.data" not in DATA.joinpath(file).read_bytes()
+        )  # no data layer, no folder of its run
 
 
 def test_find_digits_splits_at_none_and_takes_the_greatest_sum() -> None:
@@ -134,5 +176,22 @@ def test_training_fields_carry_the_class_of_the_digit_in_their_middle() -> None:
     x, y = train.fields(images, np.array([7, 7, 7]), 2, np.random.default_rng(0))
     assert x.shape == (len(y), 1, 28, 28)
     assert set(y.tolist()) == {7, NONE}
-    middle = x[:, 0, :, 13:15].amax((1, 2))
+    middle = x[:, 0, :, 13:15].max((1, 2))
     assert (middle[y == 7] > 0.9).all()
+
+
+def test_the_classifier_is_trained_by_fcn_train_on_its_own_layers(tmp_path: Path) -> None:
+    from reproduce.demo_data import train
+
+    rng = np.random.default_rng(0)
+    images = np.stack([BLOCK] * 3)
+    x, y = train.fields(images, np.array([7, 7, 7]), 20, rng)
+    weights = train.train(tmp_path, x, y, steps=3)
+    assert {name: [blob.shape for blob in blobs] for name, blobs in weights.items()} == {
+        "conv1": [(12, 1, 5, 5), (12,)], "conv2": [(24, 12, 5, 5), (24,)],
+        "ip1": [(96, 384), (96,)], "ip2": [(11, 96), (11,)],
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert rows[0]["lr"] == pytest.approx(train.RATE)
+    assert 0 <= train.score(weights, x, y) <= 1

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, out: str, as_json: bool) -> None:
     """Convert a small Caffe model, cut it fully convolutional, check it, and read a strip of digits with it.
 
-    Leaves the model in all forms, strip.png and report.md in DIR; files of an earlier demo are replaced.
-    Exit code 1 if a check fails.
+    Then segment canvases of digits with narrow FCN-32s, 16s and 8s. Leaves the models, strip.png,
+    segmentation.png and report.md in DIR; files of an earlier demo are replaced. Exit code 1 if a check
+    fails.
 
     \b
     Keys of --json:
@@ -34,6 +35,9 @@ def command(ctx: click.Context, out: str, as_json: bool) -> None:
       truth, read                      the digits of strip.png
       strips_right, strips_count       more strips, read without any error
       digits_right, digits_count       digits on them, by the nearest field
+      canvases, segmentation           how many, and by stride (32s, 16s, 8s):
+                                       pixel_accuracy, mean_accuracy, mean_iu,
+                                       frequency_weighted_iu
       passed                           whether both checks hold
     """
     from reproduce.demo import run_demo  # torch: so late that --help is quick
@@ -65,7 +69,9 @@ def lines(result: DemoResult) -> list[str]:
         f"      {'':{len(str(len(result.truth)))}}            read {result.read}",
         f"      {result.strips_count} more strips: {result.strips_right} without an error,"
         f" {result.digits_right} of {result.digits_count} digits right",
+        f"      {result.canvases} canvases of digits they never saw, mean IU: "
+        + ", ".join(f"FCN-{stride} {found['mean_iu']:.3f}" for stride, found in result.segmentation.items()),
         "",
-        f"See {result.out}/strip.png and {result.out}/report.md ({result.seconds:.1f} s). Next:",
+        f"See {result.out}/strip.png, segmentation.png and report.md ({result.seconds:.1f} s). Next:",
         *("  " + line for line in next_commands(result.out)),
     ]

@@ -10,45 +10,55 @@ of its middle carries that digit's class, one 6 pixels or more away from every d
 digit here", and those between are not shown. That is what a strip read every 4 pixels needs (Matan et al.
 1992 read strips with a net trained on single digits, and had to find the digits afterwards).
 
-The optimizer is AdamW in plain torch, seeded and on one thread; another version of torch may give other bits.
+The fields go into an HDF5 file and `fcn train --solver` learns them as Caffe would: HDF5Data, Adam, the rate
+falling to 0. It is seeded and on one thread; another version of torch may give other bits.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
-from caffe_weights.export import write_weights
+from caffe_weights.caffe_pb2 import FillerParameter, LayerParameter, NetParameter, SolverParameter
+from caffe_weights.export import read_weights, write_weights
+from caffe_weights.prototxt import format_net, format_solver
+from caffe_weights.upgrade import load_net
 from caffe_weights.weights import Weights
 from reproduce.digits import FIELD, draw_strip
 
 SEED = 1337
 HELD_OUT, SHIPPED = 300, 120
-STEPS, BATCH, RATE = 3000, 128, 2e-3
+STRIPS, BATCH, STEPS, RATE = 3000, 128, 3000, 2e-3
 DIGITS_A_STRIP = 10
 NEAR, FAR = 2, 6  # pixels between the middle of a field and a digit's centre
 NONE = 10
 HERE = Path(__file__).parent
+NET = HERE / "digits.prototxt"
 
 
 def main() -> None:
     """Train, score on the held-out digits, write the two files."""
-    torch.manual_seed(SEED)
-    torch.set_num_threads(1)
     images, labels, order = split()
     trained, held = order[HELD_OUT:], order[:HELD_OUT]
-    net = build()
-    train(net, images[trained], labels[trained])
+    with tempfile.TemporaryDirectory() as folder:
+        x, y = fields(images[trained], labels[trained], STRIPS, np.random.default_rng(SEED))
+        weights = train(Path(folder), x, y)
     for name, chosen in (("trained on", trained), ("held out", held)):
         rng = np.random.default_rng(SEED + 1)
-        right = score(net, *fields(images[chosen], labels[chosen], 40, rng))
+        right = score(weights, *fields(images[chosen], labels[chosen], 40, rng))
         print(f"{name}: {right:.4f} of the fields right", file=sys.stderr)
-    write(net, images, labels, held[:SHIPPED])
+    write_weights(weights, HERE / "digits.caffemodel", net=load_net(NET), force=True)
+    shipped = held[:SHIPPED]
+    np.savez_compressed(
+        HERE / "held_out.npz", images=images[shipped], labels=labels[shipped].astype(np.uint8), index=shipped
+    )
 
 
 def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,45 +70,53 @@ def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return digits.images.astype(np.uint8), digits.target, order
 
 
-def build() -> nn.ModuleDict:
-    """The layers of digits.prototxt that have parameters, by their Caffe names."""
-    return nn.ModuleDict(
-        {
-            "conv1": nn.Conv2d(1, 12, 5),
-            "conv2": nn.Conv2d(12, 24, 5),
-            "ip1": nn.Linear(24 * 4 * 4, 96),
-            "ip2": nn.Linear(96, 11),
-        }
-    )
+def train(folder: Path, x: np.ndarray, y: np.ndarray, steps: int = STEPS) -> Weights:
+    """What `fcn train` makes of fields N x 1 x 28 x 28 and their classes; its files go into the folder."""
+    with h5py.File(folder / "fields.h5", "w") as file:
+        file["data"], file["label"] = x, y.astype(np.float32)
+    (folder / "fields.txt").write_text("fields.h5\n")
+    solver = SolverParameter(
+        train_net="train.prototxt", type="Adam", base_lr=RATE, lr_policy="poly", power=1, momentum=0.9,
+        momentum2=0.999, delta=1e-8, weight_decay=1e-4, max_iter=steps, display=500, average_loss=100,
+        random_seed=SEED,
+    )  # fmt: skip
+    (folder / "train.prototxt").write_text(format_net(training_net()))
+    (folder / "solver.prototxt").write_text(format_solver(solver))
+    command = [
+        sys.executable,
+        "-m",
+        "reproduce",
+        "train",
+        "--solver",
+        "solver.prototxt",
+        "--out",
+        "run",
+        "--json",
+    ]
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=one, check=True, stdout=subprocess.PIPE, text=True)
+    return Weights(dict(read_weights(folder / json.loads(done.stdout)["runs"][0]["weights"])))
 
 
-def forward(net: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
-    """Scores N x 11 of fields N x 1 x 28 x 28, before the softmax."""
-    x = functional.max_pool2d(net["conv1"](x), 2)
-    x = functional.max_pool2d(net["conv2"](x), 2)
-    return net["ip2"](functional.relu(net["ip1"](x.flatten(1))))
-
-
-def train(net: nn.ModuleDict, images: np.ndarray, labels: np.ndarray) -> None:
-    """STEPS batches of fresh fields; the rate falls to zero along half a cosine."""
-    rng = np.random.default_rng(SEED)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for step in range(STEPS):
-        x, y = fields(images, labels, BATCH // DIGITS_A_STRIP, rng)
-        pick = torch.from_numpy(rng.permutation(len(y))[:BATCH])
-        loss = functional.cross_entropy(forward(net, x[pick]), y[pick])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 500 == 0:
-            print(f"step {step}: loss {loss.item():.4f}", file=sys.stderr)
+def training_net() -> NetParameter:
+    """digits.prototxt with fields from an HDF5 file, random weights, and a loss."""
+    net = load_net(NET)
+    layers = [layer for layer in net.layer if layer.type not in ("Input", "Softmax")]
+    data = LayerParameter(name="data", type="HDF5Data", top=["data", "label"])
+    data.hdf5_data_param.source, data.hdf5_data_param.batch_size = "fields.txt", BATCH
+    data.hdf5_data_param.shuffle = True
+    loss = LayerParameter(name="loss", type="SoftmaxWithLoss", bottom=["ip2", "label"], top=["loss"])
+    result = NetParameter(layer=[data, *layers, loss])
+    for layer in result.layer:
+        for kind in ("convolution_param", "inner_product_param"):
+            if layer.HasField(kind):
+                getattr(layer, kind).weight_filler.CopyFrom(FillerParameter(type="xavier"))
+    return result
 
 
 def fields(
     images: np.ndarray, labels: np.ndarray, strips: int, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Fields N x 1 x 28 x 28 of fresh strips and their classes; as many without a digit as a digit has."""
     cut, classes = [], []
     for _ in range(strips):
@@ -112,24 +130,16 @@ def fields(
         none = rng.permutation(np.nonzero(distance.min(1) >= FAR)[0])[:5]
         cut += [strip[:, i : i + FIELD] for i in (*here, *none)]
         classes += [labels[chosen[distance[i].argmin()]] for i in here] + [NONE] * len(none)
-    return torch.from_numpy(np.stack(cut))[:, None], torch.tensor(np.array(classes, np.int64))
+    return np.stack(cut)[:, np.newaxis], np.array(classes, np.int64)
 
 
-def score(net: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> float:
+def score(weights: Weights, x: np.ndarray, y: np.ndarray) -> float:
     """Fraction of fields whose class is the true one."""
-    with torch.no_grad():
-        return float((forward(net, x).argmax(1) == y).float().mean())
+    from reproduce.inference import forward
+    from reproduce.net import Net
 
-
-def write(net: nn.ModuleDict, images: np.ndarray, labels: np.ndarray, held: np.ndarray) -> None:
-    """The caffemodel, in the layers of digits.prototxt, and the shipped digits."""
-    from caffe_weights.upgrade import load_net
-
-    weights = Weights({name: [p.detach().numpy() for p in layer.parameters()] for name, layer in net.items()})
-    write_weights(weights, HERE / "digits.caffemodel", net=load_net(HERE / "digits.prototxt"), force=True)
-    np.savez_compressed(
-        HERE / "held_out.npz", images=images[held], labels=labels[held].astype(np.uint8), index=held
-    )
+    found = forward(Net(load_net(NET), weights), {"data": x})["prob"].argmax(1)
+    return float((found == y).mean())
 
 
 if __name__ == "__main__":
