@@ -1,13 +1,14 @@
 """Large maps in the order that the CPU's convolutions work in.
 
 oneDNN computes on blocks of 16 channels. PyTorch hands it maps in the order N, C, H, W and gets them back so:
-each convolution reorders its bottom and its top, and a max pooling in that order is slow. Here, when no
-gradient is wanted, a large map stays in blocks (a tensor of layout `torch._mkldnn`) from one convolution
+each convolution reorders its bottom and its top, in the backward pass once more each, and a max pooling in
+that order is slow. Here a large map stays in blocks (a tensor of layout `torch._mkldnn`) from one convolution
 through ReLU and pooling to the next, and is put in order where a layer needs it so. The convolutions are the
-very kernels that the plain way calls: the values are the same, bit for bit.
+very kernels that the plain way calls: values and gradients are the same, bit for bit.
 
-Not on other devices or in other dtypes, nor while a graph is recorded. Where a map holds NaN or an infinity,
-`reproduce.layers.pooling` decides what wins.
+Not on other devices or in other dtypes, nor while a graph is recorded to be exported, nor where PyTorch is
+told to do without oneDNN (`torch.backends.mkldnn.flags(enabled=False)`). Where a map holds NaN or an
+infinity, `reproduce.layers.pooling` decides what wins.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reproduce.layers.base import Layer
 from reproduce.layers.convolution import Convolution
 from reproduce.layers.neuron import ReLU
 from reproduce.layers.pooling import MAX, Pooling, torch_agrees
-from reproduce.layers.product import infers, is_product
+from reproduce.layers.product import is_product, plain_floats
 from surgery.geometry import conv_size, pool_size
 
 LARGE = 1 << 18  # so many values of a map are worth it
@@ -32,7 +33,9 @@ LARGE = 1 << 18  # so many values of a map are worth it
 
 def possible(like: Tensor) -> bool:
     """Whether maps of the dtype and on the device of `like` can be kept in blocks now."""
-    return infers(like) and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    if not plain_floats(like):
+        return False
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def run(layer: Layer, x: Tensor, blobs: list[Tensor], patch: bool, in_place: bool) -> Tensor | None:
@@ -85,7 +88,7 @@ def _pool(layer: Layer, x: Tensor, blobs: list[Tensor], patch: bool, in_place: b
 
 def _finite(x: Tensor) -> bool:
     # a mean of each channel: it is no number where one of the values is none
-    return bool(nnf.adaptive_avg_pool2d(x, 1).to_dense().isfinite().all())
+    return bool(nnf.adaptive_avg_pool2d(x.detach(), 1).to_dense().isfinite().all())
 
 
 Rule = Callable[[Layer, Tensor, list[Tensor], bool, bool], Tensor | None]

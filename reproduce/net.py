@@ -33,6 +33,7 @@ from reproduce.frame import Flops, Frame, Shortcut, Value, count_flops, may_help
 from reproduce.layers.base import Layer
 from reproduce.layers.making import make_layers
 from reproduce.layers.sources import Source
+from reproduce.memory import check_memory, needed_bytes
 from reproduce.parameters import Slot, Slots, shapes_from_weights
 from surgery.coordinates import fill_crops
 from surgery.geometry import dims
@@ -244,8 +245,10 @@ class Net(nn.Module):
         shortcut = None
         if not exporting:
             shapes = {name: tuple(x.shape) for name, x in given.items()}
-            self._check(plan, shapes)
+            fresh = self._check(plan, shapes)
             shortcut = self._shortcut(plan, kept, shapes)
+            if fresh is not None:
+                self._check_memory(plan, fresh, shapes, shortcut)
         if self._like.is_cuda:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
         values: dict[int, Value] = {self._flow.inputs[name]: x for name, x in given.items()}
@@ -301,10 +304,11 @@ class Net(nn.Module):
             self._plans[key] = self._flow.plan(given, keep)
         return self._plans[key]
 
-    def _check(self, plan: Plan, shapes: dict[str, Shape]) -> None:
-        key = (plan.missing, tuple(sorted(shapes.items())))
+    def _check(self, plan: Plan, shapes: dict[str, Shape]) -> NetShapes | None:
+        # the shapes of a call of a kind that is new
+        key = (plan.missing, tuple(sorted(shapes.items())), torch.is_grad_enabled())
         if key in self._checked:
-            return
+            return None
         if self._first is not None:
             for name in self._flow.required():
                 _check_rank(name, shapes[name], self._first.blobs[name])
@@ -316,6 +320,18 @@ class Net(nn.Module):
         if len(self._checked) >= MOST_CHECKED_SIZES:
             self._checked.clear()
         self._checked.add(key)
+        return inferred
+
+    def _check_memory(
+        self, plan: Plan, found: NetShapes, shapes: dict[str, Shape], shortcut: Shortcut | None
+    ) -> None:
+        backward = torch.is_grad_enabled()
+        pieces = shortcut.pieces if shortcut else {}
+        needed = needed_bytes(plan, found.layers, pieces, self._like.element_size(), backward)
+        if backward:
+            missing = [p for p in self.parameters() if p.requires_grad and p.grad is None]
+            needed += sum(p.numel() * p.element_size() for p in missing)
+        check_memory(shapes, needed, self._like.device)
 
     def _infer(self, plan: Plan, shapes: dict[str, Shape]) -> NetShapes:
         net = self.definition
@@ -360,7 +376,9 @@ class Net(nn.Module):
     def _tops(self, run: Run, values: dict[int, Value], blobs: list[Tensor], way: Way) -> list[Tensor]:
         step, layer, overwrites = run.step, run.step.layer, way.in_place and run.overwrites
         if way.blocked and len(step.bottoms) == 1 and len(step.tops) == 1:
-            top = blocks.run(layer, whole(values[step.bottoms[0]]), blobs, False, overwrites)
+            bottom = whole(values[step.bottoms[0]])
+            bottom = bottom.detach() if step.stops else bottom
+            top = blocks.run(layer, bottom, blobs, False, overwrites)
             if top is not None:
                 return [top]
         bottoms = [plain(values[version]) for version in step.bottoms] or [self._like]

@@ -22,6 +22,7 @@ from torch import Tensor
 from caffe_weights.errors import InputError
 
 REGULARIZATIONS = ("L2", "L1")
+PORTION = 1 << 18  # values that are updated together: every value is treated alone
 Group = Mapping[str, Any]
 
 
@@ -81,13 +82,12 @@ class CaffeOptimizer(torch.optim.Optimizer):
         pairs = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         factor = self._clipping([p.grad for p, _ in pairs]) / self.iter_size
         for p, group in pairs:
-            grad = p.grad * factor if factor != 1 else p.grad
-            decay = group["weight_decay"] * group["decay_mult"]
-            if decay:
-                grad = grad.add(p.sign() if group["regularization"] == "L1" else p, alpha=decay)
             state = self.state_of(p)
             state["step"] += 1
-            p.sub_(self.update(grad, state, group))
+            for part, grad, *histories in _portions(p, *(state[name] for name in self.histories)):
+                grad = self._regularized(part, grad * factor if factor != 1 else grad, group)
+                named = dict(zip(self.histories, histories, strict=True))
+                part.sub_(self.update(grad, {**state, **named}, group))
         return loss
 
     def update(self, grad: Tensor, state: dict[str, Any], group: Group) -> Tensor:
@@ -101,6 +101,12 @@ class CaffeOptimizer(torch.optim.Optimizer):
             state["step"] = 0
             state.update({name: torch.zeros_like(p) for name in self.histories})
         return state
+
+    def _regularized(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
+        decay = group["weight_decay"] * group["decay_mult"]
+        if not decay:
+            return grad
+        return grad.add(p.sign() if group["regularization"] == "L1" else p, alpha=decay)
 
     def _clipping(self, grads: list[Tensor]) -> float:
         if self.clip_gradients < 0 or not grads:
@@ -202,6 +208,15 @@ OPTIMIZERS: dict[str, type[CaffeOptimizer]] = {
     "AdaDelta": AdaDelta,
     "Adam": Adam,
 }
+
+
+def _portions(p: Tensor, *histories: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """A parameter with its gradient and histories; on a CPU in portions that its cache holds."""
+    assert p.grad is not None
+    tensors = p, p.grad, *histories
+    if not p.is_cpu or p.numel() <= PORTION or not all(t.is_contiguous() for t in tensors):
+        return [tensors]
+    return zip(*(t.view(-1).split(PORTION) for t in tensors), strict=True)
 
 
 def _rate(group: Group) -> float:

@@ -31,6 +31,7 @@ from caffe_weights.solverstate import SolverState, read_solverstate
 from caffe_weights.upgrade import load_solver, upgrade_solver
 from caffe_weights.weights import Weights
 from reproduce.learning_rate import LearningRate
+from reproduce.memory import return_freed_memory
 from reproduce.net import ArrayLike, Net
 from reproduce.optimizers import OPTIMIZERS, CaffeOptimizer
 from reproduce.precision import Precision
@@ -90,6 +91,7 @@ class Solver:
         see `reproduce.checkpointing`. `options` are those of `Net`: input_shapes, crop. InputError or a kind
         of it for a solver, a net or weights that cannot be used.
         """
+        return_freed_memory()
         self.param, self.folder = upgrade_solver(solver), Path(folder)
         _check(self.param)
         self.precision = Precision(precision, device)
@@ -274,7 +276,7 @@ class Solver:
     def _accumulate(self, batches: Sequence[Batch]) -> float:
         parameters = [slot.parameter() for slot in self.net.learnable()]
         for p in parameters:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad.detach().zero_()
+            p.grad = None  # no gradients in memory while blobs grow
         total = torch.zeros((), dtype=torch.float64)
         with torch.enable_grad():
             for batch in batches:
@@ -283,6 +285,8 @@ class Solver:
                 if loss.requires_grad:
                     self.precision.scaled(loss).backward()
                 total = total.to(loss.device) + loss.detach()
+        for p in parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         if self.processes > 1:
             distributed.all_reduce(total)
             for p in parameters:

@@ -15,7 +15,7 @@ from reproduce import blocks
 from reproduce.layers import product
 from reproduce.net import Net
 from reproduce.nets import Form, make_net
-from reproduce.tolerances import CONV, worst_difference
+from reproduce.tolerances import CONV, GRADIENT, worst_difference
 from surgery.geometry import Window
 
 CHAIN = """
@@ -94,10 +94,40 @@ def test_what_is_no_number_goes_caffes_way(odd: float, monkeypatch: pytest.Monke
     assert torch.equal(blocked["p"].nan_to_num(nan=7), plain["p"].nan_to_num(nan=7))
 
 
-def test_gradients_and_doubles_are_not_kept_in_blocks() -> None:
-    assert not blocks.possible(torch.zeros(1))
-    with torch.no_grad():
-        assert blocks.possible(torch.zeros(1)) and not blocks.possible(torch.zeros(1, dtype=torch.float64))
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_what_is_not_kept_in_blocks() -> None:
+    assert blocks.possible(torch.zeros(1))
+    assert not blocks.possible(torch.zeros(1, dtype=torch.float64))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not blocks.possible(torch.zeros(1))
+
+
+@pytest.mark.parametrize("relu", ["a", "r"])
+def test_gradients_are_those_of_the_plain_way(relu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CHAIN.format(conv="kernel_size: 3 pad: 1", pool="kernel_size: 3 stride: 2", relu=relu)
+    net = Net(parse_net(text), seed=3)
+    steps = np.random.default_rng(0).integers(-1, 2, (2, 3, 40, 33))  # with ties
+    found = []
+    for least in (1, 1 << 60):
+        monkeypatch.setattr(blocks, "LARGE", least)
+        x = torch.from_numpy(steps.astype(np.float32)).requires_grad_()
+        results = net(data=x, keep=[relu, "p"])
+        total = sum(
+            (blob * torch.linspace(-1, 1, blob.numel()).view_as(blob)).sum() for blob in results.values()
+        )
+        found.append(torch.autograd.grad(total, [x, *net.parameters()]))
+    for blocked, plain in zip(*found, strict=True):
+        assert worst_difference(blocked.numpy(), plain.numpy())[0] <= GRADIENT
+
+
+def test_a_layer_that_stops_gradients_stops_them_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1)
+    text = CHAIN.format(conv="kernel_size: 3", pool="kernel_size: 2 stride: 2", relu="r")
+    net = Net(
+        parse_net(text.replace('bottom: "p" top: "b"', 'bottom: "p" top: "b" propagate_down: false')), seed=1
+    )
+    net(data=torch.ones(2, 3, 40, 33))["b"].sum().backward()
+    assert net.params["b"][0].grad is not None and net.params["a"][0].grad is None
 
 
 WINDOWS = (
@@ -123,6 +153,22 @@ def test_a_product_is_the_convolution(
     assert worst_difference(without.double().numpy(), (exact - bias[:, None, None]).numpy())[0] <= CONV
 
 
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("rows_bytes", [1, 1 << 25])
+def test_gradients_of_a_product(window: Window, rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "ROWS_BYTES", rows_bytes)
+    rng = np.random.default_rng(0)
+    shapes = (2, 6, 13, 15), (20, 6, *window.kernel), (20,)
+    leaves = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in shapes]
+    exact = nnf.conv2d(*leaves, window.stride, window.pad, window.dilation)
+    seed = torch.from_numpy(rng.standard_normal(exact.shape))
+    wanted = torch.autograd.grad(exact, leaves, seed)
+    singles = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    got = torch.autograd.grad(product.multiply(*singles, window), singles, seed.float())
+    for one, want in zip(got, wanted, strict=True):
+        assert worst_difference(one.double().numpy(), want.numpy())[0] <= CONV
+
+
 def test_large_weights_are_multiplied_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(make_net("voc-fcn32s", form=Form(16)), seed=0)
     seen: list[tuple[int, ...]] = []
@@ -136,5 +182,5 @@ def test_large_weights_are_multiplied_and_small_ones_are_not(monkeypatch: pytest
     with torch.no_grad():
         net(data=torch.zeros(1, 3, 40, 40))
     assert seen == [(256, 32, 7, 7)]
-    net(data=torch.zeros(1, 3, 40, 40))
-    assert len(seen) == 1  # with gradients PyTorch's own
+    net.double()(data=torch.zeros(1, 3, 40, 40))
+    assert len(seen) == 1

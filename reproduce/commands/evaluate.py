@@ -56,7 +56,7 @@ def command(
     \b
     Keys of --json (fractions; null where nothing counts):
       net, weights, data, split, split_sha256, images, loss (mean over images),
-              precision, seconds, images_per_second
+              precision, seconds, images_per_second, peak_memory_bytes
       heads   one for each output: scores, label (blobs), classes, pixels,
               pixel_accuracy, mean_accuracy, mean_iu, frequency_weighted_iu,
               absent, absent_means, mean_iu_zero, mean_iu_skip, per_class
@@ -67,6 +67,7 @@ def command(
     from reproduce.evaluate import evaluate, published_net
     from reproduce.gpu import arrange
     from reproduce.inference import pick_device
+    from reproduce.memory import peak_bytes
     from reproduce.precision import Precision
     from reproduce.run_files import DataChoice, form_for
 
@@ -88,12 +89,14 @@ def command(
     report = {"net": name, "weights": weights_path, "data": data, "split": dataset.split.name,
               "split_sha256": dataset.split.sha256, "images": count, "loss": found.loss,
               "precision": precision, "seconds": found.seconds,
-              "images_per_second": count / max(found.seconds, 1e-9), "heads": rows}  # fmt: skip
+              "images_per_second": count / max(found.seconds, 1e-9),
+              "peak_memory_bytes": peak_bytes(place), "heads": rows}  # fmt: skip
     if as_json:
         print_json(report)
         return
     click.echo(f"{name} on {kind} {dataset.split.name}: loss {found.loss:.6g}, "
-               f"{report['images_per_second']:.3g} images/s")  # fmt: skip
+               f"{report['images_per_second']:.3g} images/s, "
+               f"{peak_bytes(place) / 1e9:.2f} GB at most")  # fmt: skip
     for row, (_, counts) in zip(rows, found.counts, strict=True):
         if len(rows) > 1:
             click.echo(f"\n{row['label']}")

@@ -67,6 +67,7 @@ def command(
       inputs                       name -> shape
       blobs                        name -> shape, min, max, mean
       seconds                      the forward pass alone
+      peak_memory_bytes            the greatest memory in use, on CUDA what PyTorch had allocated
       notes                        what was done to the inputs
     """
     if not out.lower().endswith(".npz"):
@@ -81,6 +82,7 @@ def command(
                 build,
                 forward,
             )
+            from reproduce.memory import peak_bytes
 
             shapes = {name: array.shape for name, array in arrays.items()}
             net = build(definition, weights, shapes, crop, device, frame, precision)
@@ -95,7 +97,7 @@ def command(
         "phase": phase,
         "inputs": {name: list(array.shape) for name, array in arrays.items()},
         "blobs": {name: _summary(array) for name, array in results.items()},
-        "seconds": seconds, "notes": notes,
+        "seconds": seconds, "peak_memory_bytes": peak_bytes(device), "notes": notes,
     }  # fmt: skip
     for note in notes:
         say(f"note: {note}")
@@ -164,4 +166,5 @@ def _print(report: dict[str, Any]) -> None:
     for name, blob in report["blobs"].items():
         values = f"  {blob['min']:.6g} to {blob['max']:.6g}" if blob["min"] is not None else ""
         click.echo(f"blob {name}: {'x'.join(map(str, blob['shape']))}{values}")
-    click.echo(f"wrote {report['out']} ({report['seconds']:.2f} s on {report['device']})")
+    peak = f"{report['peak_memory_bytes'] / 1e9:.2f} GB at most"
+    click.echo(f"wrote {report['out']} ({report['seconds']:.2f} s on {report['device']}, {peak})")

@@ -19,7 +19,7 @@ from torch.nn import functional as nnf
 from caffe_weights import caffe_pb2
 from caffe_weights.errors import NetError
 from reproduce.layers.base import Definition, Filler, Layer, checked_indices, positive_axis
-from reproduce.layers.product import infers, is_product, multiply
+from reproduce.layers.product import is_product, multiply, plain_floats
 from surgery.geometry import Shape, Window, conv_size, conv_window
 
 Weighted = caffe_pb2.ConvolutionParameter | caffe_pb2.InnerProductParameter | caffe_pb2.EmbedParameter
@@ -69,7 +69,7 @@ class Convolution(_Windowed):
         x = _enlarge(x if axis == 1 else x.reshape(-1, *x.shape[axis:]), size, window)
         convolve = CONVOLVE[len(size)]
         bias = blobs[1] if len(blobs) > 1 else None
-        if is_product(blobs[0], self.group) and infers(x):
+        if is_product(blobs[0], self.group) and plain_floats(x):
             y = multiply(x, blobs[0], bias, window)
         else:
             y = convolve(x, blobs[0], bias, window.stride, window.pad, window.dilation, self.group)

@@ -1,15 +1,21 @@
-"""A convolution with large weights as a matrix product, on a CPU when no gradient is wanted.
+"""A convolution with large weights as a matrix product, on a CPU.
 
-Rows are gathered from the bottom and multiplied with the weights as Caffe stores them. PyTorch's convolution
-would first bring the weights into another order, in each call: for fc6 of VGG16 that is 411 MB, and at
-256x256 longer work than the sums. The rows are gathered in portions of `ROWS_BYTES`, so that the workspace
-does not grow with the image. The sums are the same, in another order.
+Rows are gathered from the bottom and multiplied with the weights as Caffe stores them, and so are gradients.
+PyTorch's convolution would first bring the weights into another order, in each call: for fc6 of VGG16 that is
+411 MB, three times in a step of training, and at 256x256 longer work than the sums. The rows are gathered in
+portions of `ROWS_BYTES`, so that the workspace does not grow with the image. The sums are the same, in
+another order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
 from surgery.geometry import Window
@@ -21,12 +27,11 @@ LINEAR = (
 )
 
 
-def infers(x: Tensor) -> bool:
-    """Whether `x` is computed with on a CPU, in float32, without gradients, and no graph is recorded."""
+def plain_floats(x: Tensor) -> bool:
+    """Whether `x` is computed with on a CPU, in float32, and no graph is recorded to be exported."""
     return (
         x.is_cpu
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
@@ -39,23 +44,72 @@ def is_product(weight: Tensor, group: int) -> bool:
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
-    """The convolution of (N, C, H, W) with weights (out, C, kh, kw), channels last."""
+    """The convolution of (N, C, H, W) with weights (out, C, kh, kw), channels last; with gradients."""
+    result: Tensor = _Product.apply(x, weight, bias, window)
+    return result
+
+
+class _Product(torch.autograd.Function):
+    """The product, which keeps its bottom for the backward pass and gathers the rows again there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.window = window
+        matrix = weight.reshape(len(weight), -1)
+        windows = _windows(x, window)
+        y = x.new_empty(*windows.shape[:3], len(matrix))
+        for place, rows in _portions(windows):
+            y[place] = _linear(rows, matrix, bias).view(-1, *y.shape[2:])
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (grad,) = ctx.saved_tensors, grads
+        to_x, to_weight, to_bias, _ = ctx.needs_input_grad
+        top = grad.permute(0, 2, 3, 1)  # (N, out h, out w, out)
+        matrix = weight.reshape(len(weight), -1)
+        x_grad = _spread(top, matrix, x, ctx.window) if to_x else None
+        weight_grad = None
+        if to_weight:
+            for place, rows in _portions(_windows(x, ctx.window)):
+                part = top[place].reshape(len(rows), -1).t()
+                weight_grad = part @ rows if weight_grad is None else weight_grad.addmm_(part, rows)
+        return (
+            x_grad,
+            None if weight_grad is None else weight_grad.view(weight.shape),
+            top.sum((0, 1, 2)) if to_bias else None,
+            None,
+        )
+
+
+def _windows(x: Tensor, window: Window) -> Tensor:
+    # a view (N, out h, out w, C, kh, kw)
     if any(window.pad):
         top, left = window.pad
         x = nnf.pad(x, (left, left, top, top))
     for axis in (0, 1):
         extent, stride, dilation = window.extent[axis], window.stride[axis], window.dilation[axis]
         x = x.unfold(2 + axis, extent, stride)[..., ::dilation]
-    x = x.permute(0, 2, 3, 1, 4, 5)  # (N, out h, out w, C, kh, kw)
-    matrix = weight.reshape(len(weight), -1)
-    y = x.new_empty(*x.shape[:3], len(matrix))
-    lines = max(1, ROWS_BYTES // (4 * x.shape[2] * matrix.shape[1]))
-    images = max(1, lines // x.shape[1])  # so many at a time: the weights are read once for all of them
-    for start in range(0, len(x), images):
-        for first in range(0, x.shape[1], lines):
-            part = (slice(start, start + images), slice(first, first + lines))
-            y[part] = _linear(x[part].reshape(-1, matrix.shape[1]), matrix, bias).view(y[part].shape)
-    return y.permute(0, 3, 1, 2)
+    return x.permute(0, 2, 3, 1, 4, 5)
+
+
+def _portions(windows: Tensor) -> Iterator[tuple[tuple[int, slice], Tensor]]:
+    # lines of an image and their rows (places, C kh kw)
+    n, height, width, *inner = windows.shape
+    lines = max(1, ROWS_BYTES // (4 * width * prod(inner)))
+    for image in range(n):
+        for first in range(0, height, lines):
+            place = image, slice(first, first + lines)
+            yield place, windows[place].reshape(-1, prod(inner))
+
+
+def _spread(top: Tensor, matrix: Tensor, x: Tensor, window: Window) -> Tensor:
+    # the gradient of the bottom: that of each window, added up where windows overlap
+    rows = _linear(top.reshape(-1, len(matrix)), matrix.t(), None)
+    columns = rows.view(len(x), -1, matrix.shape[1]).transpose(1, 2)
+    return nnf.fold(columns, x.shape[2:], window.kernel, window.dilation, window.pad, window.stride)
 
 
 def _linear(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
