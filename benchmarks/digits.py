@@ -9,11 +9,11 @@ Only public commands are called, in processes of their own, for each seed:
 The classifier is VGG16 as the FCNs have it, with the mean of its 1 x 1 scores as the picture's. What is not
 the published nets' own: Dropout is 0.05, as fc6 and fc7 have 64 units, and the solver is Adam, its rate
 falling to 0 in each stage, with batches of 4. Settings were chosen on the validation digits. The bounds are
-those the project set itself: mean IU of the 8s above 0.80 on the test digits, within 600 seconds. Seconds of
-processors (`cpu_seconds`, all cores together) are told too, for machines that others use meanwhile, where
-twice 600 is the bound.
+those the project set itself: mean IU of the 8s above 0.80 on the test digits, within 600 seconds on two quiet
+cores. Where others use the machine meanwhile, `cpu_seconds` counts: the processor time of all threads
+together, which one quiet core would need.
 
-    python benchmarks/digits.py --folder DIR [--seeds 1 2 3] [--iterations 400] [--save] [--ship]
+    python benchmarks/digits.py --folder DIR [--seeds 1 2 3] [--iterations 800] [--save] [--ship]
 
 `--save` writes the committed result and docs/digits.png, `--ship` the first seed's weights for `fcn demo`.
 """
@@ -62,7 +62,7 @@ ADAM: dict[str, Any] = {
     "weight_decay": 0.0005,
 }
 CLASSIFIER: dict[str, Any] = {"base_lr": 3e-4, "iterations": 500, "batch": 16}
-STAGED: dict[str, Any] = {"rates": "0.0005,0.001,0.001", "iterations": 400, "batch": 4}
+STAGED: dict[str, Any] = {"rates": "0.0005,0.001,0.001", "iterations": 800, "batch": 4}
 SCORED = {"every": 100, "pictures": 40}  # while it trains
 
 
@@ -168,13 +168,13 @@ def fcn(*words: object) -> dict[str, Any]:
 
 
 def missed(result: dict[str, Any]) -> list[str]:
-    """The limits that a seed does not keep; the seconds of processors count where others used the machine."""
+    """The limits that a seed does not keep; processor time counts where it is less, on a busy machine."""
     failures = []
     for seed in result["seeds"]:
         found = seed["stages"][NETS[-1]]["test"]["mean_iu"]
         if found < LIMITS["mean_iu"]:
             failures.append(f"seed {seed['seed']}: mean IU {found}, limit {LIMITS['mean_iu']}")
-        seconds = min(seed["wall_seconds"], seed["cpu_seconds"] / 2)
+        seconds = min(seed["wall_seconds"], seed["cpu_seconds"])
         if seconds > LIMITS["seconds"]:
             failures.append(f"seed {seed['seed']}: {seconds:.0f} seconds, limit {LIMITS['seconds']:.0f}")
     return failures
