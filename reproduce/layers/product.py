@@ -60,7 +60,7 @@ class _Product(torch.autograd.Function):
         windows = _windows(x, window)
         y = x.new_empty(*windows.shape[:3], len(matrix))
         for place, rows in _portions(windows):
-            y[place] = _linear(rows, matrix, bias).view(-1, *y.shape[2:])
+            y[place] = _linear(rows, matrix, bias).view(y[place].shape)
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -95,13 +95,15 @@ def _windows(x: Tensor, window: Window) -> Tensor:
     return x.permute(0, 2, 3, 1, 4, 5)
 
 
-def _portions(windows: Tensor) -> Iterator[tuple[tuple[int, slice], Tensor]]:
-    # lines of an image and their rows (places, C kh kw)
+def _portions(windows: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    # lines of an image, or whole images if they are small, so that the weights are read once for all of them;
+    # and their rows (places, C kh kw)
     n, height, width, *inner = windows.shape
     lines = max(1, ROWS_BYTES // (4 * width * prod(inner)))
-    for image in range(n):
+    images = max(1, lines // height)
+    for start in range(0, n, images):
         for first in range(0, height, lines):
-            place = image, slice(first, first + lines)
+            place = slice(start, start + images), slice(first, first + lines)
             yield place, windows[place].reshape(-1, prod(inner))
 
 
