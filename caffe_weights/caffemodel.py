@@ -163,20 +163,24 @@ def is_legacy(blob: BlobProto) -> bool:
 
 
 def _parse_net(rest: bytes, wanted: str, where: str) -> tuple[NetParameter, Dialect | None]:
-    try:
-        net = NetParameter.FromString(rest)
-        dialect = dialects.choose(net, rest, wanted, where)
-        if dialect is not None:
-            net = NetParameter.FromString(dialect.read(rest))
-    except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise FormatError(
-            where, f"no caffemodel ({error})", "a NetParameter", "the file is damaged"
-        ) from None
+    net = _decode(rest, where)
+    dialect = dialects.choose(net, rest, wanted, where)
+    if dialect is not None:
+        net = _decode(dialect.read(rest), where)
     if not net.layer and not net.layers:
         raise FormatError(where, "no layers", "a net with layers", "the file is cut off or of another kind")
     if net.layer and net.layers:
         raise FormatError(where, "layers of both generations, `layer` and `layers`", "one of them")
     return net, dialect
+
+
+def _decode(rest: bytes, where: str) -> NetParameter:
+    try:
+        return NetParameter.FromString(rest)
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise FormatError(
+            where, f"no caffemodel ({error})", "a NetParameter", "the file is damaged"
+        ) from None
 
 
 def _in_file_order(net: NetParameter, spans: list[wire.Field]) -> list[Message]:
