@@ -7,10 +7,11 @@ the same size (cells, blocks, F, and learnable values within 20 %) trained in th
 is the mean IU on held-out digits. The search's rates are the paper's but for alpha's and beta's: 10 times as
 high, since it has some hundred steps and not some ten thousand; training starts at 0.2 in place of 0.05.
 
-    python benchmarks/search_digits.py [--seeds 0,1,2] [--processes 1] [--quick] [--save]
+    python benchmarks/search_digits.py [--seeds 0,1,2] [--processes 1] [--epochs 4] [--iterations 500]
+                                       [--save search_digits]
 
-One thread a process; about 3 minutes of processor time a seed. `--save` writes search_digits.json and the
-pictures of the first seed beside the other results. The exit code is 0 whatever wins.
+One thread a process; about 3 minutes of processor time a seed. `--save` writes the result and the pictures of
+the first seed beside the other results. The exit code is 0 whatever wins.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,12 +56,10 @@ LAYERS, BLOCKS, FILTERS = 4, 2, 4
 RANDOM_NETS, TOLERANCE = 3, 0.2
 EPOCHS, SEARCH_BATCH = 4, 4
 ITERATIONS, BATCH, RATE = 500, 8, 0.2
-QUICK_EPOCHS, QUICK_ITERATIONS = 2, 4
 
 
-def settings(seed: int, quick: bool) -> Settings:
+def settings(seed: int, epochs: int) -> Settings:
     """Of the search: alpha and beta learn in the second half, as in the paper."""
-    epochs = QUICK_EPOCHS if quick else EPOCHS
     return Settings(
         layers=LAYERS, blocks=BLOCKS, filters=FILTERS, stem=(8, 8, 16), epochs=epochs,
         architecture_from=epochs // 2, batch=SEARCH_BATCH, crop=SIZE, shrink=1, architecture_lr=0.03,
@@ -67,7 +67,7 @@ def settings(seed: int, quick: bool) -> Settings:
     )  # fmt: skip
 
 
-def write_canvases(folder: Path, counts: dict[str, int]) -> None:
+def write_canvases(folder: Path, counts: Mapping[str, int]) -> None:
     """A data set of kind `digits`; train and test from different handwritten digits."""
     images, digits, _ = split()
     for number, (name, count) in enumerate(counts.items()):
@@ -133,10 +133,12 @@ def trained(architecture: Architecture, data: Path, out: Path, seed: int, iterat
             "loss": run["loss"], **run["scores"]}  # fmt: skip
 
 
-def one_seed(data: Path, folder: Path, seed: int, quick: bool, pictures: Path | None) -> dict[str, Any]:
+def one_seed(
+    data: Path, folder: Path, seed: int, epochs: int, iterations: int, pictures: Path | None
+) -> dict[str, Any]:
     """Search, retrain, compare."""
-    start, iterations = time.process_time(), QUICK_ITERATIONS if quick else ITERATIONS
-    search = Search(open_data("digits", data, "train"), folder / "search", settings(seed, quick))
+    start = time.process_time()
+    search = Search(open_data("digits", data, "train"), folder / "search", settings(seed, epochs))
     before = search.net.entropies()
     first = [p.detach().numpy().copy() for p in search.net.probabilities()]
     rows: list[dict[str, Any]] = []
@@ -145,8 +147,8 @@ def one_seed(data: Path, folder: Path, seed: int, quick: bool, pictures: Path | 
     spent = time.process_time() - start
     say(f"seed {seed}: searched in {spent:.0f} s, entropies {before} to {after}")
     if pictures is not None:
-        draw_search(last[0], last[1], pictures / "search_digits.png", f"seed {seed}")
-        draw_architecture(found, pictures / "search_digits_architecture.png", force=True)
+        draw_search(last[0], last[1], f"{pictures}.png", f"seed {seed}")
+        draw_architecture(found, f"{pictures}_architecture.png", force=True)
     ours = trained(found, data, folder / "decoded", seed, iterations)
     say(f"seed {seed}: decoded {ours['mean_iu']:.4f}, {found.as_dict()}")
     others = []
@@ -166,14 +168,15 @@ def one_seed(data: Path, folder: Path, seed: int, quick: bool, pictures: Path | 
 
 
 def run(
-    seeds: list[int], quick: bool = False, pictures: Path | None = None, processes: int = 1
-) -> dict[str, Any]:
+    seeds: list[int], epochs: int, iterations: int, counts: Mapping[str, int] = COUNTS,
+    pictures: Path | None = None, processes: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """All seeds, in several processes if asked, and what they say together."""
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "digits"
-        write_canvases(data, {name: count // (20 if quick else 1) for name, count in COUNTS.items()})
-        tasks = [(data, Path(temporary) / str(seed), seed, quick, pictures if seed == seeds[0] else None)
-                 for seed in seeds]  # fmt: skip
+        write_canvases(data, counts)
+        tasks = [(data, Path(temporary) / str(seed), seed, epochs, iterations,
+                  pictures if seed == seeds[0] else None) for seed in seeds]  # fmt: skip
         if processes == 1:
             rows = [one_seed(*task) for task in tasks]
         else:
@@ -182,9 +185,9 @@ def run(
     ours = statistics.mean(row["decoded"]["mean_iu"] for row in rows)
     theirs = statistics.mean(row["random_mean_iu"] for row in rows)
     return {
-        "canvases": COUNTS, "pixels": SIZE, "training_iterations": ITERATIONS, "training_batch": BATCH,
+        "canvases": dict(counts), "pixels": SIZE, "training_iterations": iterations, "training_batch": BATCH,
         "training_rate": RATE,
-        "settings": {k: v for k, v in vars(settings(0, quick)).items() if k != "seed"}, "seeds": rows,
+        "settings": {k: v for k, v in vars(settings(0, epochs)).items() if k != "seed"}, "seeds": rows,
         "decoded_mean_iu": ours, "random_mean_iu": theirs,
         "seeds_better_than_random": sum(row["better_than_random"] for row in rows),
     }  # fmt: skip
@@ -200,15 +203,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--processes", type=int, default=1, help="seeds at a time")
-    parser.add_argument("--quick", action="store_true", help="a few steps only: whether it runs")
-    parser.add_argument("--save", action="store_true", help="write the result file and pictures")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the search")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of each training")
+    parser.add_argument("--save", metavar="NAME", help="write the result file NAME.json and pictures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    result = run(seeds, options.quick, RESULTS if options.save else None, options.processes)
+    pictures = RESULTS / options.save if options.save else None
+    result = run(seeds, options.epochs, options.iterations, COUNTS, pictures, options.processes)
     print(json.dumps({key: value for key, value in result.items() if key != "seeds"}, indent=1))
     if options.save:
-        write_result("search_digits", result)
+        write_result(options.save, result)
 
 
 if __name__ == "__main__":

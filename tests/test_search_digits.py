@@ -29,7 +29,7 @@ def test_random_architectures_are_of_like_size_and_differ() -> None:
 def test_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="its digits are drawn")
     monkeypatch.setattr(benchmark, "RANDOM_NETS", 1)
-    result = benchmark.run([3], quick=True)
+    result = benchmark.run([3], 2, 4, {"train": 24, "test": 6})
     (row,) = result["seeds"]
     assert row["search_processor_seconds"] > 0 and row["alpha_moved"] > 0 and row["beta_moved"] > 0
     assert 0 <= row["decoded"]["mean_iu"] <= 1 and len(row["random"]) == 1
