@@ -92,6 +92,11 @@ def test_tf32_wants_a_card(fcn: Fcn, tmp_path: Path, command: tuple[str, ...]) -
     assert not (tmp_path / "o.npz").exists() and not (tmp_path / "o").exists()
 
 
+def test_dense_scores_are_float32(fcn: Fcn, tmp_path: Path) -> None:
+    refused(fcn("segment", "x.png", "--net", "net.prototxt", "--weights", "net.caffemodel", "--out", "o",
+                "--dense", "atrous", "--precision", "bf16"), "--precision bf16: given with --dense")  # fmt: skip
+
+
 # ---- parity ----
 
 

@@ -125,6 +125,8 @@ def _check(options: dict[str, Any], source: str | None) -> None:
     parts = [name for name in ("proposals", "ensemble", "crf") if options[name]]
     if whole and parts and not (whole == ["dense"] and parts == ["crf"]):
         raise InputError(f"--{whole[0]}", f"given with --{parts[0]}", "one of them")
+    if options["dense"] and options["precision"] != "float32":
+        raise InputError(f"--precision {options['precision']}", "given with --dense", "float32")
     for name in ("edge_model", "least_side"):
         if options[name] is not None and not source:
             raise InputError(f"--{name.replace('_', '-')}", "given without --proposals", "both")
