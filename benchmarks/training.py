@@ -217,10 +217,11 @@ def ratios(ways: dict[str, dict[str, Any]], clock: str) -> dict[str, float]:
 def child(what: str, name: str, arguments: argparse.Namespace, narrow: int = 0) -> Any:
     """Measure in a fresh process, a net of another width if it is given."""
     size = "x".join(map(str, arguments.size))
-    command = [sys.executable, __file__, "--one", what, "--nets", name, "--size", size,
-               "--narrow", str(narrow or arguments.narrow), "--repeats", str(arguments.repeats),
+    command = [sys.executable, __file__, "--one", what, "--nets", name, "--size", size, "--narrow",
+               str(narrow or arguments.narrow), "--repeats", str(arguments.repeats),
                "--threads", str(arguments.threads), "--device", arguments.device]  # fmt: skip
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    pages = {"THP_MEM_ALLOC_ENABLE": "0"} if what == "usual" else {}  # ours asks for huge pages
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **pages})
     return json.loads(done.stdout)
 
 

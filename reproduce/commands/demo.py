@@ -35,7 +35,7 @@ def command(ctx: click.Context, out: str, as_json: bool) -> None:
       truth, read                      the digits of strip.png
       strips_right, strips_count       more strips, read without any error
       digits_right, digits_count       digits on them, by the nearest field
-      canvases, segmentation           how many, and by stride (32s, 16s, 8s):
+      canvases, segmentation           how many, and by net, 32s, 16s, 8s:
                                        pixel_accuracy, mean_accuracy, mean_iu,
                                        frequency_weighted_iu
       passed                           whether both checks hold
