@@ -93,8 +93,9 @@ def test_tf32_wants_a_card(fcn: Fcn, tmp_path: Path, command: tuple[str, ...]) -
 
 
 def test_dense_scores_are_float32(fcn: Fcn, tmp_path: Path) -> None:
-    refused(fcn("segment", "x.png", "--net", "net.prototxt", "--weights", "net.caffemodel", "--out", "o",
-                "--dense", "atrous", "--precision", "bf16"), "--precision bf16: given with --dense")  # fmt: skip
+    done = fcn("segment", "x.png", "--net", "net.prototxt", "--weights", "net.caffemodel", "--out", "o",
+               "--dense", "atrous", "--precision", "bf16")  # fmt: skip
+    refused(done, "--precision bf16: given with --dense")
 
 
 # ---- parity ----
