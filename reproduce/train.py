@@ -90,19 +90,20 @@ class Training:
         checkpoint: bool = False,
         keep: int = 0,
         tensorboard: bool = False,
+        frame: bool | None = None,
     ) -> None:
         solver = _for_folder(solver, out)
         check_new(out, resume)
         if tensorboard:
             check_tensorboard()
         found = latest_snapshot(solver.snapshot_prefix)
-        self.out, self.workers, self.scoring, self.keep = out, workers, scoring, keep
+        self.out, self.workers, self.scoring, self.keep, self.frame = out, workers, scoring, keep, frame
         self.tensorboard, self.tests, self._stop = tensorboard, {}, False  # type: bool, dict[int, Values], bool
         self.source = _source(solver, folder, workers)
         shapes = {name: tuple(blob.shape) for name, blob in self.source(0).items()}
         self.solver = Solver(
             solver, weights, folder=folder, device=device, precision=precision, checkpoint=checkpoint,
-            input_shapes=shapes,
+            input_shapes=shapes, frame=frame,
         )  # fmt: skip
         self.solver.states |= self.source.states()
         self.solver.test_data = _test_sources(solver, folder)
@@ -184,8 +185,8 @@ class Training:
         train, device = self.solver.net, self.solver.precision.device
         batch = Feed(scoring.dataset, scoring.blobs, ListOrder(len(scoring.dataset.ids)))(0)
         shapes = {name: tuple(blob.shape) for name, blob in batch.items()}
-        net = Net(scoring.net, train.weights(), phase="TEST", input_shapes=shapes, strict=False).to(device)
-        net.share_with(train)
+        net = Net(scoring.net, train.weights(), "TEST", input_shapes=shapes, strict=False, frame=self.frame)
+        net.to(device).share_with(train)
         return self.solver.precision.prepare(net)
 
     def _tested(

@@ -18,6 +18,7 @@ from reproduce.cli import EXIT_INTERRUPTED
 from reproduce.commands.common import (
     device_option,
     fcn_command,
+    frame_option,
     json_option,
     precision_option,
     print_json,
@@ -81,6 +82,7 @@ FLAGS = {"expand": "--expand-score", "cell": "--sample-cell", "learn_interpolati
 @form_options
 @precision_option
 @device_option
+@frame_option
 @json_option
 def command(
     name: str | None, recipe: str | None, solver_path: str | None, as_json: bool, **options: Any
@@ -199,7 +201,7 @@ def _one(
 
 def _how(options: dict[str, Any]) -> dict[str, Any]:
     """What a run takes from the options whatever it trains."""
-    plain = ("workers", "resume", "precision", "checkpoint", "keep", "tensorboard")
+    plain = ("workers", "resume", "precision", "checkpoint", "keep", "tensorboard", "frame")
     return {**{key: options[key] for key in plain}, "device": _device(options),
             "check": not options["no_preflight"]}  # fmt: skip
 
