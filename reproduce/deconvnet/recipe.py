@@ -39,7 +39,8 @@ STAGES = {"stage1": STAGE_1, "stage2": STAGE_2}  # split of the net -> folder of
 @dataclass(frozen=True)
 class Stage:
     """What is trained: `name` is a key of STAGES, `data` the folder that `stages` wrote, `init` a filler for
-    the convolutions that the released net leaves to VGG's weights ("" for none)."""
+    the convolutions that the released net leaves to VGG's weights ("" for none). `batch` replaces the
+    released 8."""
 
     name: str
     data: Path
@@ -47,6 +48,7 @@ class Stage:
     side: int = SIDE
     init: str = ""
     faithful: bool = False
+    batch: int | None = None
 
     def net(self) -> NetParameter:
         """The released net on the lists in `data`; without its test form where there is no list val.txt."""
@@ -57,16 +59,12 @@ class Stage:
                 net.layer.remove(layer)
             elif layer.type in WORDS:
                 p = layer.image_data_param
-                p.root_folder, p.source = (
-                    str(self.data.resolve()),
-                    str(self._list(Path(p.source).stem).resolve()),
-                )
-            elif (
-                self.init
-                and layer.type == "Convolution"
-                and not layer.convolution_param.HasField("weight_filler")
-            ):
-                layer.convolution_param.weight_filler.type = self.init
+                p.batch_size = self.batch or p.batch_size
+                p.root_folder = str(self.data.resolve())
+                p.source = str(self._list(Path(p.source).stem).resolve())
+            elif layer.type == "Convolution" and self.init:
+                filler = layer.convolution_param.weight_filler
+                filler.type = filler.type if layer.convolution_param.HasField("weight_filler") else self.init
         return net
 
     def solver(self, changes: list[str]) -> SolverParameter:
