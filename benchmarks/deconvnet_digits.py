@@ -54,12 +54,12 @@ from reproduce.score import histogram, score
 from reproduce.solver import Solver
 
 FORM, SIDE, BATCH = Form(4, 128, 11), 32, 32
-ITERATIONS = {"classifier": 150, "stage1": 900, "stage2": 900}
+ITERATIONS = {"classifier": 150, "stage1": 1700, "stage2": 1500}
 RATES = {"classifier": 0.02, "stage1": 0.001, "stage2": 0.0005}
 PICTURES = 1500  # canvases of the training split that are cut into crops
 FOLDED = 100  # batches
 WINDOWS = 50
-TEST_CANVASES = 200
+TEST_CANVASES = 100
 CRF = find_settings("deconvnet")
 
 Scores = Callable[[np.ndarray], np.ndarray]
