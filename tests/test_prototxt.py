@@ -58,7 +58,7 @@ REFUSED = {
     "layer { pooling_param { pool: 7 } }": "no value 7 in PoolMethod",
     "layers { type: CONVOLUTON }": "no value CONVOLUTON in LayerType; wanted one of CONVOLUTION",
     "layers { type: UNPOOL }": "no value UNPOOL in LayerType; wanted one of UNPOOLING",
-    "layer { bn_param { slope_filler { } } }": "of the PSPNet fork, whose BN keeps mean and variance in 4 blobs",
+    "layer { bn_param { slope_filler { } } }": "of the PSPNet fork, whose BN keeps mean and var",
     "state { phase: test }": "no value test in Phase; wanted one of TRAIN, TEST",
     "layer { convolution_param { pad: 1.5 } }": "1:34: found 1.5; wanted an integer for 'pad'",
     'input_dim: "1"': "found \"1\"; wanted an integer for 'input_dim'",
