@@ -227,17 +227,14 @@ def ship(folder: Path) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     data = arguments.folder / "data"
-    start = time.perf_counter()
     for name, canvas in CANVASES.items():
         if not (data / name / "val.txt").exists():
             write_composites(data / name, canvas)
-    seconds = round(time.perf_counter() - start, 1)
     iterations = (arguments.classifier_iterations, arguments.iterations)
     seeds = [train(arguments.folder / f"seed{seed}", data, seed, iterations) for seed in arguments.seeds]
     found = [seed["stages"][NETS[-1]]["test"]["mean_iu"] for seed in seeds]
     return {
         "data": "composites of real digits (scikit-learn's load_digits), digits held out by instance",
-        "drawing_seconds": seconds,
         "nets": f"VGG16-FCN, widths divided by {FORM.narrow}, fc6 and fc7 of {FORM.fc}",
         "threads": torch.get_num_threads(),
         "median_mean_iu": statistics.median(found),

@@ -112,3 +112,13 @@ def test_committed_results_are_what_the_scripts_write() -> None:
         path = ROOT / f"reproduce/published/results/{name}.json"
         if path.exists():
             assert keys <= set(json.loads(path.read_text()))
+
+
+def test_the_page_of_digits_says_what_was_measured() -> None:
+    result = json.loads((ROOT / "reproduce/published/results/digits.json").read_text())
+    page = (ROOT / "docs/digits.md").read_text()
+    for seed in result["seeds"]:
+        found = [seed["stages"][name]["test"]["mean_iu"] for name in digits.NETS]
+        row = " | ".join(f"{value:.3f}" for value in found)
+        assert f"| {seed['seed']} | {row} | {seed['cpu_seconds']:.0f} |" in page
+    assert f"--iterations {seed['stages'][digits.NETS[0]]['iterations']}" in page
