@@ -60,6 +60,11 @@ def of_published(result: Result) -> list[Row]:
     return [(f"{name}, of the matrix rate", case["fraction"]) for name, case in result["cases"].items()]
 
 
+def of_folder(result: Result) -> list[Row]:
+    rates = [(f"images a second, {name}", value) for name, value in result["images_per_second"].items()]
+    return [*rates, ("folder over bare", result["folder_over_bare"])]
+
+
 NARROW = ["--narrow", "16", "--repeats", "1"]
 SCRIPTS: dict[str, tuple[Callable[[Result], list[Row]], list[str]]] = {  # how to read it, and what is quick
     "conversion": (of_conversion, ["--repeats", "1"]),
@@ -68,6 +73,7 @@ SCRIPTS: dict[str, tuple[Callable[[Result], list[Row]], list[str]]] = {  # how t
     "inference": (of_inference, [*NARROW, "--rounds", "1", "--nets", "voc-fcn8s", "--sizes", "256x256",
                                  "--mix", "", "--peers", "ours,whole,port"]),
     "training": (of_training, [*NARROW, "--turns", "1", "--nets", "voc-fcn8s", "--size", "96x96"]),
+    "folder": (of_folder, [*NARROW, "--shrink", "4", "--pictures", "4"]),
     "growth": (of_growth, [*NARROW, "--sizes", "64x64,256x256"]),
     "published_timings": (of_published, NARROW),
 }  # fmt: skip
