@@ -160,11 +160,13 @@ def test_gradients_of_a_product(window: Window, rows_bytes: int, monkeypatch: py
     rng = np.random.default_rng(0)
     shapes = (2, 6, 13, 15), (20, 6, *window.kernel), (20,)
     leaves = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in shapes]
-    exact = nnf.conv2d(*leaves, window.stride, window.pad, window.dilation)
+    x, weight, bias = leaves
+    exact = nnf.conv2d(x, weight, bias, window.stride, window.pad, window.dilation)
     seed = torch.from_numpy(rng.standard_normal(exact.shape))
     wanted = torch.autograd.grad(exact, leaves, seed)
     singles = [leaf.detach().float().requires_grad_() for leaf in leaves]
-    got = torch.autograd.grad(product.multiply(*singles, window), singles, seed.float())
+    x, weight, bias = singles
+    got = torch.autograd.grad(product.multiply(x, weight, bias, window), singles, seed.float())
     for one, want in zip(got, wanted, strict=True):
         assert worst_difference(one.double().numpy(), want.numpy())[0] <= CONV
 

@@ -42,7 +42,7 @@ class Archive:
 
 def main(folder: str) -> None:
     """Run the case in `folder`."""
-    import caffe  # type: ignore[import-not-found]
+    import caffe
 
     caffe.set_mode_cpu()
     request = np.load(os.path.join(folder, "request.npz"))
