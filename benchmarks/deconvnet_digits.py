@@ -59,7 +59,7 @@ RATES = {"classifier": 0.02, "stage1": 0.001, "stage2": 0.0005}
 PICTURES = 1500  # canvases of the training split that are cut into crops
 FOLDED = 100  # batches
 WINDOWS = 50
-TEST_CANVASES = 100
+TEST_CANVASES = 60
 CRF = find_settings("deconvnet")
 
 Scores = Callable[[np.ndarray], np.ndarray]
