@@ -81,8 +81,8 @@ def command(
       bessel                  whether the variance was corrected
       merged                  BN layer -> convolution
       kept                    BN layer -> why it stayed
-      worst                   largest relative difference of the outputs by
-                              --into-convolutions; null without
+      worst                   largest relative difference of the outputs, in
+                              float64, by --into-convolutions; null without
     """
     from reproduce.conversion import default_out_net
 
