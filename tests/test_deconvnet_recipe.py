@@ -92,6 +92,21 @@ def test_the_start_is_refused_without_data_or_weights(data: Path, tmp_path: Path
         stage_training(Stage("stage1", data, FORM, SIDE), tmp_path / "out", None, [*SHORT, "test_interval=0"])
 
 
+@pytest.mark.parametrize(("narrow", "init", "way_there", "way_back"), [
+    (1, "own", "constant", "gaussian"), (1, "msra", "msra", "gaussian"),
+    (4, "own", "constant", "gaussian"), (4, "msra", "msra", "msra"),
+])  # fmt: skip
+def test_a_narrow_form_takes_the_filler_for_the_way_back_too(
+    data: Path, narrow: int, init: str, way_there: str, way_back: str
+) -> None:
+    """The released deviation of 0.01 is for 512 channels: narrow nets did not learn a class with it."""
+    net = Stage("stage1", data, Form(narrow, 4, 3), SIDE, init).net()
+    there = {x.convolution_param.weight_filler.type for x in net.layer if x.name[:4] in ("conv", "fc6", "fc7")}
+    back = {x.convolution_param.weight_filler.type for x in net.layer
+            if x.type == "Deconvolution" or x.name == "seg-score-voc"}  # fmt: skip
+    assert (there, back) == ({way_there}, {way_back})
+
+
 def test_a_classifiers_layers_become_convolutions(data: Path) -> None:
     net = Stage("stage1", data, Form(64, 4, 3), 64).net()
     weight, bias = np.arange(128, dtype=np.float32).reshape(4, 32), np.zeros((1, 1, 1, 4), np.float32)

@@ -53,12 +53,13 @@ def stage_runs(
     from reproduce.nets import Form
     from reproduce.nets.deconvnet import SIDE
 
-    data, init = _folder(options), options["init"] or ""
+    data = _folder(options)
     form = Form(options["narrow"], options["fc"], options["classes"])
+    init = options["init"] or ("msra" if form.narrow > 1 else "own")
     seed = [f"random_seed={options['seed']}"]
     runs: list[dict[str, Any]] = []
     for name, own in zip(STAGES, changes, strict=True):
-        stage = Stage(name, data, form, options["side"] or SIDE, "" if runs else init, options["faithful"])
+        stage = Stage(name, data, form, options["side"] or SIDE, init, options["faithful"])
         start = runs[-1]["weights"] if runs else next(iter(options["sources"]), None)
         training = stage_training(stage, Path(options["out"]) / name, start, [*seed, *own], **how)
         runs.append(run(training, f"deconvnet {name}"))
@@ -67,7 +68,7 @@ def stage_runs(
     return runs
 
 
-@fcn_command("deconvnet")
+@fcn_command("deconvnet", "Make crops and windows for DeconvNet's two stages.")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("folder", metavar="DIR")
 @click.option("--out", required=True, metavar="DIR", help="Where crops, labels and lists go.")
