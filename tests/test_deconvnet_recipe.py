@@ -18,7 +18,7 @@ from caffe_weights.export import read_weights
 from caffe_weights.prototxt import read_net, read_solver
 from caffe_weights.weights import Weights
 from reproduce.data.voc import VOC
-from reproduce.deconvnet.recipe import Stage, fitted, keep_last_gradients, stage_training
+from reproduce.deconvnet.recipe import WINDOWS, Stage, fitted, keep_last_gradients, stage_training
 from reproduce.deconvnet.stages import make_stage_1, make_stage_2
 from reproduce.nets.blocks import Form
 from reproduce.optimizers import SGD
@@ -101,10 +101,10 @@ def test_a_narrow_form_takes_the_filler_for_the_way_back_too(
 ) -> None:
     """The released deviation of 0.01 is for 512 channels: narrow nets did not learn a class with it."""
     net = Stage("stage1", data, Form(narrow, 4, 3), SIDE, init).net()
-    there = {x.convolution_param.weight_filler.type for x in net.layer if x.name[:4] in ("conv", "fc6", "fc7")}
-    back = {x.convolution_param.weight_filler.type for x in net.layer
-            if x.type == "Deconvolution" or x.name == "seg-score-voc"}  # fmt: skip
-    assert (there, back) == ({way_there}, {way_back})
+    fillers = {x.name: x.convolution_param.weight_filler.type for x in net.layer if x.type in WINDOWS}
+    there = {name for name in fillers if name.startswith("conv")} | {"fc6", "fc7"}
+    assert {fillers.pop(name) for name in there} == {way_there}
+    assert set(fillers.values()) == {way_back} and len(fillers) == 15  # fc6-deconv, 13, seg-score-voc
 
 
 def test_a_classifiers_layers_become_convolutions(data: Path) -> None:
