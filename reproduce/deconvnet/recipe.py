@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from caffe_weights.caffe_pb2 import TEST, NetParameter, SolverParameter
+from caffe_weights.caffe_pb2 import TEST, FillerParameter, NetParameter, SolverParameter
 from caffe_weights.errors import FileError, InputError
 from caffe_weights.export import read_weights
 from caffe_weights.files import as_file_error, replace_file
@@ -69,10 +69,9 @@ class Stage:
                 p.root_folder = str(self.data.resolve())
                 p.source = str(self._list(Path(p.source).stem).resolve())
             elif layer.type in WINDOWS and self.init != "own":
-                p = layer.convolution_param
-                if self.form.narrow > 1 or not p.HasField("weight_filler"):
-                    p.weight_filler.Clear()
-                    p.weight_filler.type = self.init
+                given = layer.convolution_param.HasField("weight_filler")
+                if self.form.narrow > 1 or not given:
+                    layer.convolution_param.weight_filler.CopyFrom(FillerParameter(type=self.init))
         return net
 
     def solver(self, changes: list[str]) -> SolverParameter:
