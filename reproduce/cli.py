@@ -44,7 +44,7 @@ COMMANDS = {
     "train": ("train", "Train a published net on a data set, or any net by its solver file."),
     "evaluate": ("evaluate", "Score a net on a data set: the four metrics and the loss."),
     "upper-bound": ("upper_bound", "The best scores that a prediction of a stride can reach."),
-    "data": ("data", "Say what is there of a data set and what is missing."),
+    "data": ("data", "Check a data set; make DeconvNet's training data from one."),
     "search": ("search", "Search for an Auto-DeepLab on a data set."),
     "draw-architecture": ("draw_architecture", "Draw path and cell of an Auto-DeepLab."),
     "summary": ("summary", "Shapes, parameters, multiply-adds and receptive fields of a net."),
@@ -66,6 +66,9 @@ class OneLineErrors(click.Command):
         try:
             code = run(*args, standalone_mode=False, **extra)
         except click.ClickException as error:
+            if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its help as it is, not in one line
+                error.show()
+                sys.exit(EXIT_BAD_INPUT)
             message = error.format_message().rstrip(".")
             _fail(message[:1].lower() + message[1:] + _help_hint(error))
         except InputError as error:

@@ -36,6 +36,17 @@ def test_help_lists_every_command(fcn: Fcn) -> None:
         assert fcn(name, "--help").exit_code == 0
 
 
+@pytest.mark.parametrize("group", [(), ("data",)])
+def test_a_group_alone_shows_its_help(fcn: Fcn, group: tuple[str, ...]) -> None:
+    result = fcn(*group)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == fcn(*group, "--help").stdout  # as it is, not in one line
+
+
+def test_lists_of_commands_are_whole_sentences(fcn: Fcn) -> None:
+    assert "..." not in fcn("data", "--help").stdout.split("Commands:")[1]
+
+
 def test_version(fcn: Fcn) -> None:
     from caffe_weights import __version__
 

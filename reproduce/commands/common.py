@@ -57,9 +57,10 @@ class Dimensions(click.ParamType):
         )
 
 
-def fcn_command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A click command with our errors and `-h`."""
-    return click.command(name, cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+def fcn_command(name: str, in_list: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """A click command with our errors and `-h`; `in_list` is its line in the help of a group."""
+    settings = {"help_option_names": ["-h", "--help"]}
+    return click.command(name, cls=OneLineErrors, context_settings=settings, short_help=in_list)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

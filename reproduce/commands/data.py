@@ -26,10 +26,10 @@ class DataGroup(OneLineErrors, click.Group):
 
 @click.group("data", cls=DataGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Data sets: what is there and what is missing."""
+    """Check a data set; make DeconvNet's training data from one."""
 
 
-@fcn_command("check")
+@fcn_command("check", "Say what is there of a data set and what is missing.")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("folder", metavar="DIR")
 @click.option("--split", "splits", multiple=True, help="Only this split; may be given again. [default: all]")
