@@ -71,6 +71,7 @@ def read_weights(path: PathLike, dialect: str = AUTO) -> Weights:
     FileError, FormatError or WeightsError (one line) where the file is missing, of another format than its
     extension says, damaged, or holds no parameters.
     """
+    open_input(path).close()  # a missing file is told before the extension of its name
     kind = format_of(path)
     check_magic(path, kind)
     weights = from_model(read_caffemodel(path, dialect)) if kind == "caffemodel" else _READERS[kind](path)
@@ -185,7 +186,7 @@ def _read_hdf5(path: PathLike) -> Weights:
 
 def _read_tensors(read: Callable[[PathLike], Mapping[str, np.ndarray]]) -> Callable[[PathLike], Weights]:
     def reader(path: PathLike) -> Weights:
-        tensors = read(path)
+        tensors = {key: _native(array, f"{path}: tensor {key!r}") for key, array in read(path).items()}
         if is_vgg16(tensors):
             return convert_vgg16(tensors, str(path))
         return from_tensors(tensors, str(path))
@@ -198,14 +199,17 @@ def _checked(weights: Weights) -> Weights:
     checked = weights.copy()
     for name, blobs in weights.items():
         for index, array in enumerate(blobs):
-            if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
-                where = f"blob {index} of layer {name!r}"
-                raise WeightsError(
-                    where, f"values of {array.dtype}", "float32 or float64", "convert it first"
-                )
-            wide = np.float64 if array.dtype.itemsize == 8 else np.float32
-            checked[name][index] = array.astype(wide, copy=False)
+            native = _native(array, f"blob {index} of layer {name!r}")
+            wide = np.float64 if native.dtype.itemsize == 8 else np.float32
+            checked[name][index] = native.astype(wide, copy=False)
     return checked
+
+
+def _native(array: np.ndarray, where: str) -> np.ndarray:
+    """The same values in this machine's byte order. WeightsError unless floats of 2, 4 or 8 bytes."""
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
+        raise WeightsError(where, f"values of {array.dtype}", "float32 or float64", "convert it first")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _write_caffemodel(weights: Weights, out: IO[bytes], net: NetParameter | None, path: str) -> None:

@@ -103,8 +103,10 @@ def _blob(group: h5py.Group, key: str, where: str, mapped: MappedFile, budget: l
     if not isinstance(group.get(key, getlink=True), h5py.HardLink):
         raise FormatError(where, "a link to elsewhere", "data in this file")
     dataset = group[key]
-    if dataset.dtype not in (np.float32, np.float64) or dataset.shape is None:
-        raise FormatError(where, f"values of {dataset.dtype}", "float32 or float64")
+    native = dataset.dtype.newbyteorder("=")
+    if native not in (np.float32, np.float64) or dataset.shape is None:
+        found = "no values" if dataset.shape is None else f"values of {dataset.dtype}"
+        raise FormatError(where, found, "float32 or float64")
     if dataset.external or dataset.is_virtual:
         raise FormatError(where, "values kept in another file", "data in this file")
     offset = dataset.id.get_offset()
@@ -114,4 +116,4 @@ def _blob(group: h5py.Group, key: str, where: str, mapped: MappedFile, budget: l
     if budget[0] < 0:
         raise FormatError(where, f"{dataset.nbytes} bytes of values in a file of {len(mapped)}",
                           "values that are stored", "unpack it with h5repack -f NONE")  # fmt: skip
-    return np.asarray(dataset[()])
+    return np.asarray(dataset[()], native)

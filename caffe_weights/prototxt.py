@@ -6,10 +6,11 @@ library's errors are put in words here, with the names that were possible and, w
 is known for the field, that fork.
 
 Departures, all tried against a running Caffe: a file that is empty, binary or over `MAX_BYTES` is
-refused; text inside quotes must be UTF-8, where Caffe takes any bytes; a blank between '-' and a number is
-an error, and '+3' and '1_000' are not. Writing prints what Caffe prints, other characters than ASCII
-as octal escapes, but floats always with the fewest digits, from six on, that give the same float32:
-Caffe goes from six to nine at once and shows a mean of 104.00699 as 104.006989.
+refused; text inside quotes must be UTF-8, where Caffe takes any bytes, and a backslash with a question mark
+is no escape there; a blank between '-' and a number is an error, and '+3' and '1_000' are not. Writing
+prints what Caffe prints, other characters than ASCII as octal escapes, but floats always with the fewest
+digits, from six on, that give the same float32: Caffe goes from six to nine at once and shows a mean of
+104.00699 as 104.006989.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from caffe_weights.prototxt_hints import BINARY_FORMATS, FIELD_HINTS
 
 MAX_BYTES = 4 << 20  # GoogLeNet has 30 KiB
 MAX_BLOCKS = 100_000  # a block takes about 700 bytes of memory, however short its text
+
+_TOKENS = re.compile(r"#[^\n]*|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?|[{}<>]")
+_ESCAPES = "abfnrtvxuU01234567\\'\""  # what may follow a backslash; the library keeps any other pair as it is
 
 _M = TypeVar("_M", NetParameter, SolverParameter)
 _Rule = Callable[[re.Match[str], "_Place"], PrototxtError]
@@ -81,6 +85,8 @@ def _read(path: PathLike, message: _M) -> _M:
     with open_input(path) as file:
         data = file.read(MAX_BYTES + 1)
     name = str(path)
+    if data[4:9] == b"\0\0\0\0{":  # the length of a header of JSON, which may begin like a pickle
+        raise PrototxtError(name, "this is a safetensors file, not text", "a prototxt")
     for start, kind in BINARY_FORMATS.items():
         if data.startswith(start):
             raise PrototxtError(name, f"this is {kind}, not text", "a prototxt")
@@ -98,6 +104,7 @@ def _parse(text: str, message: _M, name: str) -> _M:
     if len(text) > MAX_BYTES or text.count("{") + text.count("<") > MAX_BLOCKS:
         limits = f"at most {MAX_BYTES >> 20} MiB and {MAX_BLOCKS} blocks"
         raise PrototxtError(name, f"{len(text)} characters of text", limits, "keep weights in a caffemodel")
+    _check_escapes(text, name)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -106,6 +113,16 @@ def _parse(text: str, message: _M, name: str) -> _M:
     if missing:
         raise PrototxtError(name, f"{missing[0]} is not given", "a value", "add the field")
     return message
+
+
+def _check_escapes(text: str, name: str) -> None:
+    for token in _TOKENS.finditer(text):
+        for escape in re.finditer(r"\\(.)", token[0] if token[0][0] in "'\"" else ""):
+            if escape[1] not in _ESCAPES:
+                at = token.start() + escape.start()
+                line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+                where = f"{name}:{line}:{column}"
+                raise PrototxtError(where, f"found {escape[0]}", "valid escapes", r"write \\ for a backslash")
 
 
 class _Place:
@@ -130,7 +147,7 @@ class _Place:
     def unclosed(self) -> tuple[int, int] | None:
         """Line and column of the first '{' of the text that no '}' closes."""
         stack: list[int] = []
-        for match in re.finditer(r"#[^\n]*|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?|[{}<>]", self.text):
+        for match in _TOKENS.finditer(self.text):
             if match[0] in "{<":
                 stack.append(match.start())
             elif match[0] in "}>" and stack:

@@ -68,6 +68,7 @@ def _array(tensor: object, where: str) -> np.ndarray:
         not isinstance(tensor, torch.Tensor)
         or not tensor.is_floating_point()
         or tensor.layout != torch.strided
+        or tensor.is_meta
     ):
         raise FormatError(where, _describe(tensor), "a tensor of float32 or float64", "drop it from the file")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -76,9 +77,10 @@ def _array(tensor: object, where: str) -> np.ndarray:
         tensor = tensor.float()
     if tensor.dtype not in (torch.float32, torch.float64):
         raise FormatError(where, _describe(tensor), "a tensor of float32 or float64", "convert it first")
-    return tensor.detach().contiguous().numpy()
+    return tensor.detach().resolve_neg().contiguous().numpy()
 
 
 def _describe(value: object) -> str:
     dtype = getattr(value, "dtype", None)
-    return f"a {type(value).__name__}" + (f" of {dtype}" if dtype is not None else "")
+    without = " without values" if getattr(value, "is_meta", False) else ""
+    return f"a {type(value).__name__}" + (f" of {dtype}" if dtype is not None else "") + without

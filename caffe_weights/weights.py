@@ -99,17 +99,22 @@ def blob_key(layer: str, index: int) -> str:
     return f"{layer}.{_SUFFIXES[index] if index < len(_SUFFIXES) else f'blob{index}'}"
 
 
-def split_key(key: str) -> tuple[str, int]:
-    """The layer and the index of the blob that `key` names. WeightsError when it is no such name."""
+def split_key(key: str, source: str = "") -> tuple[str, int]:
+    """The layer and the index of the blob that `key` names. WeightsError when it is no such name.
+
+    `source` is the file it stands in, for the error.
+    """
     layer, dot, suffix = key.rpartition(".")
     if dot and suffix in _SUFFIXES:
         return layer, _SUFFIXES.index(suffix)
     match = _BLOB.fullmatch(suffix)
     if not dot or not match:
         raise WeightsError(
-            f"tensor {key!r}", "a name that says no blob", "<layer>.weight, <layer>.bias, <layer>.blob2, ...",
+            f"{source}: tensor {key!r}" if source else f"tensor {key!r}",
+            "a name that says no blob",
+            "<layer>.weight, <layer>.bias, <layer>.blob2, ...",
             "rename it",
-        )  # fmt: skip
+        )
     return layer, int(match[1])
 
 
@@ -122,7 +127,7 @@ def from_tensors(tensors: Mapping[str, np.ndarray], source: str) -> Weights:
     """Gather named tensors into layers, in order of first mention. WeightsError where an index is missing."""
     layers: dict[str, dict[int, np.ndarray]] = {}
     for key, array in tensors.items():
-        layer, index = split_key(key)
+        layer, index = split_key(key, source)
         layers.setdefault(layer, {})[index] = array
     for layer, blobs in layers.items():
         missing = set(range(max(blobs) + 1)) - set(blobs)

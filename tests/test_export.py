@@ -162,6 +162,16 @@ def test_big_endian_and_fortran_order_are_brought_into_order(tmp_path: Path) -> 
     ]
 
 
+def test_values_of_another_byte_order_are_read_in_this_machines(tmp_path: Path) -> None:
+    save_npz(tmp_path / "a.npz", {"a.weight": np.arange(3, dtype=">f4"), "a.bias": np.ones(2, ">f8")})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data/a/0"], file["data/a/1"] = np.arange(3, dtype=">f4"), np.ones(2, ">f8")
+    for name in ("a.npz", "a.h5"):
+        first, second = read_weights(tmp_path / name)["a"]
+        assert (first.dtype.str, first.tolist()) == ("<f4", [0, 1, 2])
+        assert (second.dtype.str, second.tolist()) == ("<f8", [1, 1])
+
+
 def test_compressed_npz_is_read(tmp_path: Path) -> None:
     values = np.arange(1000, dtype=np.float32)
     save_npz(tmp_path / "a.npz", {"a.weight": values}, np.savez_compressed)
@@ -215,6 +225,26 @@ def test_a_layer_the_net_lacks_is_named(tmp_path: Path) -> None:
 def test_integers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="values of int64"):
         write_weights(Weights({"a": [np.zeros(1, np.int64)]}), tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("array", [np.zeros(2, np.int64), np.array(["a"]), np.zeros(2, np.longdouble)])
+def test_an_npz_of_other_values_is_refused(tmp_path: Path, array: np.ndarray) -> None:
+    save_npz(tmp_path / "a.npz", {"a.weight": array})
+    with pytest.raises(WeightsError, match=r"a.npz: tensor 'a.weight': values of .*; wanted float32"):
+        read_weights(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("extension", ["safetensors", "npz", "pt"])
+def test_a_key_that_says_no_blob_is_named_with_its_file(tmp_path: Path, extension: str) -> None:
+    values, path = np.zeros(1, np.float32), tmp_path / f"a.{extension}"
+    if extension == "pt":
+        torch.save({"foo": torch.from_numpy(values)}, path)
+    elif extension == "npz":
+        np.savez(path, foo=values)
+    else:
+        safetensors.numpy.save_file({"foo": values}, path)
+    with pytest.raises(WeightsError, match=rf"a.{extension}: tensor 'foo': a name that says no blob"):
+        read_weights(path)
 
 
 def test_the_extension_says_the_format() -> None:
@@ -272,6 +302,34 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(1).expand(2**40)}, tmp_path / "a.pt")
     with pytest.raises(FormatError, match="over fewer stored values"):
         read_weights(tmp_path / "a.pt")
+
+
+def test_tensors_without_plain_values(tmp_path: Path) -> None:
+    values = torch.arange(3.0)
+    torch.save({"a.weight": torch._neg_view(values)}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt")["a"][0].tolist() == [0, -1, -2]
+    torch.save({"a.weight": values.to("meta")}, tmp_path / "a.pt")
+    with pytest.raises(FormatError, match=r"a.pt: 'a.weight': a Tensor of torch.float32 without values"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_a_zip_that_would_fill_the_disk_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    save_npz(path, {"a.weight": np.zeros(1000, np.float32)}, np.savez_compressed)
+    data = path.read_bytes()
+    at = data.index(b"PK\x01\x02") + 24  # the size in the central directory, which zipfile goes by
+    path.write_bytes(data[:at] + struct.pack("<I", 0xF0000000) + data[at + 4 :])
+    with pytest.raises(FormatError, match=r"a.npz: 4026531840 bytes packed in a file of \d+"):
+        read_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    save_npz(tmp_path / "b.npz", {"a.weight": np.zeros(2, np.float32)})
+    with zipfile.ZipFile(tmp_path / "b.npz", "a") as archive:
+        archive.writestr("a.weight.npy", archive.read("a.weight.npy"))
+    with pytest.raises(FormatError, match=r"two members 'a.weight.npy'; wanted each name once"):
+        read_weights(tmp_path / "b.npz")
 
 
 def test_an_npy_header_is_checked_before_anything_is_allocated(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ REFUSED = {
     'name: "abc': '1:7: found "abc; wanted a quote at the end',
     'name: "a\nb"': "1:7: .* wanted a quote at the end of the text, on the same line",
     r'name: "\777"': "wanted valid escapes",
+    'name: "a\\\\b"\nlayer { name: "C:\\data" } # "\\z"': r"2:18: found \\d; .* write \\\\",
+    r"name: 'a\?'": r"1:9: found \\\?; wanted valid escapes",  # Caffe reads a question mark
     r'name: "\xff"': "not UTF-8",  # Caffe takes any bytes
     "[foo.bar]: 1": "a name in brackets",
     "% comment": "found %; wanted the name of a field",
