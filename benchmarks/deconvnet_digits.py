@@ -54,8 +54,8 @@ from reproduce.score import histogram, score
 from reproduce.solver import Solver
 
 FORM, SIDE, BATCH = Form(4, 128, 11), 32, 32
-ITERATIONS = {"classifier": 150, "stage1": 1700, "stage2": 1500}
-RATES = {"classifier": 0.02, "stage1": 0.001, "stage2": 0.0005}
+ITERATIONS = {"classifier": 300, "stage1": 2000, "stage2": 2500}
+RATES = {"classifier": 0.02, "stage1": 0.2, "stage2": 0.1}
 PICTURES = 1500  # canvases of the training split that are cut into crops
 FOLDED = 100  # batches
 WINDOWS = 50
@@ -120,9 +120,8 @@ def most_ink(labels: np.ndarray) -> np.ndarray:
 def train(stage: Stage, out: Path, start: Any) -> tuple[Path, list[float]]:
     """One stage; its weights and its losses, the mean of each tenth of the run."""
     count = ITERATIONS[stage.name]
-    changes = ["type=Adam", "momentum2=0.999", "weight_decay=0", f"base_lr={RATES[stage.name]}", "gamma=0.2",
-               f"stepsize={count * 2 // 3}", f"max_iter={count}", "iter_size=1", "display=0", "snapshot=0",
-               "random_seed=1"]  # fmt: skip
+    changes = [f"base_lr={RATES[stage.name]}", f"stepsize={count * 2 // 3}", f"max_iter={count}",
+               "iter_size=1", "display=0", "snapshot=0", "random_seed=1"]  # fmt: skip
     losses: list[float] = []
     training = stage_training(stage, out, start, changes)
     result = training.run(lambda row: losses.append(row["loss"]) if "loss" in row else None)
@@ -198,7 +197,7 @@ def run(folder: Path) -> dict[str, Any]:
     lap("classifier")
     model, losses_1 = train(first, folder / "stage1", start)
     lap("stage1")
-    second = replace(first, name="stage2", init="")
+    second = replace(first, name="stage2")
     model, losses_2 = train(second, folder / "stage2", model)
     lap("stage2")
     deconv = folded_net(model, second)
