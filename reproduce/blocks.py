@@ -58,10 +58,12 @@ def in_order(x: Tensor) -> Tensor:
 def _convolve(layer: Layer, x: Tensor, blobs: list[Tensor], patch: bool, in_place: bool) -> Tensor | None:
     assert isinstance(layer, Convolution)
     axis, window = layer.window(4)
+    if axis != 1:
+        return None
     window = replace(window, pad=(0, 0)) if patch else window
     weight, bias = blobs[0], blobs[1] if len(blobs) > 1 else None
     size = conv_size(tuple(x.shape[2:]), window)
-    if axis != 1 or x.shape[0] * len(weight) * prod(size) < LARGE or is_product(weight, layer.group):
+    if x.shape[0] * len(weight) * prod(size) < LARGE or is_product(weight, layer.group):
         return None
     x = x if x.is_mkldnn else x.to_mkldnn()
     return nnf.conv2d(x, weight, bias, window.stride, window.pad, window.dilation, layer.group)

@@ -186,3 +186,16 @@ def test_large_weights_are_multiplied_and_small_ones_are_not(monkeypatch: pytest
     assert seen == [(256, 32, 7, 7)]
     net.double()(data=torch.zeros(1, 3, 40, 40))
     assert len(seen) == 1
+
+
+def test_a_convolution_over_other_axes_is_left_to_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }
+layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+        convolution_param { axis: 2 num_output: 1 kernel_size: 2 } }"""
+    net = Net(parse_net(text))
+    net.params["c"][0].data.fill_(1.0)
+    x = torch.arange(120.0).reshape(2, 3, 4, 5)
+    want = x.numpy()[..., :4].sum(2, keepdims=True) + x.numpy()[..., 1:].sum(2, keepdims=True)
+    for values in both(net, monkeypatch, [], data=x):
+        assert np.array_equal(values["c"].numpy(), want)
