@@ -197,6 +197,17 @@ def test_an_even_kernel_after_an_odd_stem_is_refused_with_the_way_out() -> None:
             r"two paths disagree: data to c is x -> 0\.5 x - 1, by way of a x -> 0\.5 x - 0\.5;",
         ),
         (
+            Chain()
+            .add("r", "ReLU")
+            .conv("a", 3, p=1)
+            .from_("r")
+            .conv("b", 3)
+            .add("c", "Eltwise", "", ["a", "b"]),
+            "c",
+            "data",  # the branches meet behind r already
+            r"two paths disagree: r to c is x -> x - 1, by way of a x -> x;",
+        ),
+        (
             Chain().add("c", "Convolution", "convolution_param { kernel_size: 3 axis: 2 }").conv("d", 3),
             "d",
             "data",
@@ -217,6 +228,26 @@ def test_each_axis_has_its_own_numbers_where_the_net_says_so() -> None:
     assert fill_crops(net.crop("y", "data").net).layer[-1].crop_param.offset[:] == [3, 7]
     with pytest.raises(NetError, match="offsets 3, 7; wanted one for all axes; use crop_offsets"):
         crop_offset(net.net, "c", "data")
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "offset"), [(3, 1, 19), (3, 2, 18), (3, 7, 13), (2, 4, 18)])
+def test_a_dilated_kernel_counts_with_its_holes(kernel: int, dilation: int, offset: int) -> None:
+    """Its middle lies dilation * (kernel - 1) / 2 pixels behind its first: that much less than the pad."""
+    net = Chain().conv("c", kernel, p=20, d=dilation)
+    assert crop_offset(net.net, "c", "data") == offset
+
+
+def test_each_top_of_a_shared_convolution_lies_on_its_own_bottom() -> None:
+    net = Chain().conv("a", 3, p=1).from_("data").conv("b", 3, p=6)
+    net.net.layer.add(name="c", type="Convolution", bottom=["a", "b"], top=["on a", "on b"])
+    net.net.layer[-1].convolution_param.kernel_size.append(1)
+    assert [crop_offset(net.net, top, "data") for top in ("on a", "on b")] == [0, 5]
+
+
+def test_a_filled_crop_spares_the_axes_before_the_grid() -> None:
+    net = Chain().add("c", "Convolution", "convolution_param { kernel_size: 3 pad: 4 axis: 2 }")
+    found = fill_crops(net.crop("y", "data").net).layer[-1].crop_param
+    assert (found.axis, found.offset[:]) == (3, [3])
 
 
 def test_concat_and_slice_pass_the_grid_on_where_all_paths_agree() -> None:
@@ -269,6 +300,12 @@ def test_the_first_unit_of_a_padded_net_sees_padding() -> None:
     # conv1_1 pads by 100 and the four later stages by 2, 2x2, 3x4, 3x8, 3x16 and conv1_2 by 1
     assert receptive_field(vgg().net, "fc7").first == (-189, -189)
     assert 100 + 1 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16 == 189
+
+
+def test_normalising_within_a_channel_looks_around() -> None:
+    net = Chain().conv("c", 3, 2).add("l", "LRN", "lrn_param { norm_region: WITHIN_CHANNEL local_size: 5 }")
+    field = receptive_field(net.net, "l")  # 5 units, 2 pixels apart, of 3 pixels each
+    assert (field.size, field.first) == ((11, 11), (-4, -4))
 
 
 STEPS = st.tuples(

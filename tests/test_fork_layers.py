@@ -128,9 +128,15 @@ def test_unpooling_without_a_mask(
     kernel, stride = window[:2], window[2:]
     more = (f"unpooling_param {{ unpool: {method} kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: "
             f"{stride[0]} stride_w: {stride[1]} unpool_h: {size[0]} unpool_w: {size[1]} }}")  # fmt: skip
-    x = draw(2, 3, 3, 4)
+    x = draw(2, 3, 3, 4).requires_grad_()
     (y,) = run(net_of("Unpooling", [(2, 3, 3, 4)], more), x)
-    np.testing.assert_allclose(y, unpooled_by_loops(x.numpy(), method, kernel, stride, size), atol=1e-14)
+    wanted = unpooled_by_loops(x.detach().numpy(), method, kernel, stride, size)
+    np.testing.assert_allclose(y.detach(), wanted, atol=1e-14)
+    if method != "MAX":  # linear: <y, 1> is <x, gradient>, also where a window lies beyond the top
+        (got,) = torch.autograd.grad(y.sum(), x)
+        ones = unpooled_by_loops(np.ones((1, 1, 3, 4)), method, kernel, stride, size)
+        assert bool(got.isfinite().all())
+        assert float(got[0, 0].sum()) == pytest.approx(ones.sum(), rel=1e-13)
 
 
 @pytest.mark.parametrize("device", ["cpu", "others"])

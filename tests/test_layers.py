@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from layer_nets import FILL, draw, net_of, run
@@ -41,6 +42,33 @@ def test_mask_of_an_empty_window_is_minus_one() -> None:
     x = torch.full((1, 1, 2, 2), float("nan"), dtype=torch.float64)
     y, mask = run(net, x)
     assert bool((y == -FLT_MAX).all()) and bool((mask == -1).all())
+
+
+def pooled_by_loops(x: np.ndarray, kernel: int, stride: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """MAX and mask as the loops of Caffe's pooling_layer.cpp have them, of one axis for both."""
+    n, c, *size = x.shape
+    out = [-(-(length + 2 * pad - kernel) // stride) + 1 for length in size]
+    out = [o - ((o - 1) * stride >= length + pad) for o, length in zip(out, size, strict=True)]
+    top, mask = np.full((n, c, *out), -FLT_MAX), np.full((n, c, *out), -1.0)
+    for place in np.ndindex(top.shape):
+        first = [i * stride - pad for i in place[2:]]
+        for h in range(max(first[0], 0), min(first[0] + kernel, size[0])):
+            for w in range(max(first[1], 0), min(first[1] + kernel, size[1])):
+                if x[place[:2]][h, w] > top[place]:
+                    top[place], mask[place] = x[place[:2]][h, w], h * size[1] + w
+    return top, mask
+
+
+@pytest.mark.parametrize("nans", [0, 12])
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 2, 1), (3, 2, 2), (4, 3, 3), (2, 3, 1), (5, 1, 4)])
+def test_masks_of_padded_windows(kernel: int, stride: int, pad: int, nans: int) -> None:
+    x = draw(2, 2, 7, 9)
+    x.reshape(-1)[torch.arange(nans) * 19] = float("nan")
+    more = f"pooling_param {{ kernel_size: {kernel} stride: {stride} pad: {pad} }}"
+    top, mask = run(net_of("Pooling", [(2, 2, 7, 9)], more, tops=2), x)
+    want, places = pooled_by_loops(x.numpy(), kernel, stride, pad)
+    np.testing.assert_array_equal(top, want)
+    np.testing.assert_array_equal(mask, places)
 
 
 def test_stochastic_pooling_draws_values_by_their_size() -> None:
