@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,9 +53,9 @@ def replace_file(path: PathLike, force: bool = False) -> Iterator[Path]:
     """Write a file as a whole: yields the path of a temporary sibling, renamed to `path` at the end.
 
     The sibling exists already (empty) and ends like `path`, for writers that go by the extension. It is
-    removed when anything is raised inside; an OSError from inside becomes a FileError. A symbolic link
-    is followed, so the file it names is replaced. FileError before anything is written: `path` exists
-    and `force` is false, is a folder or a device, or its folder is missing or not writable.
+    removed when anything is raised inside; a failure to write becomes a FileError. A symbolic link is
+    followed, so the file it names is replaced. FileError before anything is written: `path` exists and
+    `force` is false, is a folder or a device, or its folder is missing or not writable.
     """
     target = _checked_target(path, force)
     sibling, mode = _create_sibling(target, path)
@@ -65,9 +66,16 @@ def replace_file(path: PathLike, force: bool = False) -> Iterator[Path]:
         os.replace(sibling, target)
     except BaseException as error:
         sibling.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise as_file_error(_blamed(error, sibling, path), error) from None
+        failure = _system_error(error)
+        if failure is not None:
+            raise as_file_error(_blamed(failure, sibling, path), failure) from None
         raise
+
+
+def check_output(path: PathLike, force: bool = False) -> None:
+    """FileError where `replace_file` could not write `path`; for the time before long work."""
+    sibling, _ = _create_sibling(_checked_target(path, force), path)
+    sibling.unlink()
 
 
 def as_file_error(path: PathLike, error: Exception) -> FileError:
@@ -83,6 +91,8 @@ def as_file_error(path: PathLike, error: Exception) -> FileError:
 def _checked_target(path: PathLike, force: bool) -> Path:
     try:
         target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise FileError(os.fspath(path), _REASONS[errno.ELOOP])
         if target.is_dir():
             raise FileError(os.fspath(path), "this is a folder", "the name of a file to write")
         if target.exists() and not target.is_file():
@@ -106,6 +116,18 @@ def _create_sibling(target: Path, path: PathLike) -> tuple[Path, int]:
     except OSError as error:
         raise FileError(os.fspath(path), f"cannot be written, {as_file_error('', error)}") from None
     return sibling, mode
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said, also where a library made a RuntimeError of it: HDF5 on closing, torch.save."""
+    if isinstance(error, OSError) or type(error) is not RuntimeError:
+        return error if isinstance(error, OSError) else None
+    if isinstance(error.__context__, OSError):
+        return error.__context__
+    number = re.search(r"\berrno = (\d+)", str(error))
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return OSError("cannot be written; is the disk full?") if "inline_container" in str(error) else None
 
 
 def _blamed(error: OSError, sibling: Path, path: PathLike) -> PathLike:

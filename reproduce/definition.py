@@ -22,6 +22,7 @@ from surgery.deploy import deploy_net
 from surgery.shapes import declared_shapes, is_source
 
 Shape = tuple[int, ...]
+NUMPY_MAGIC = b"\x93NUMPY"
 UNSEEN_SIZE = (500, 500)  # for a net whose definition gives none: the published nets' size
 
 
@@ -109,8 +110,10 @@ def pick_output(outputs: Sequence[str], blob: str | None, preferred: str) -> str
 
 def read_array(path: PathLike) -> np.ndarray:
     """A .npy of numbers as float32; FormatError for anything else, before memory is taken for it."""
-    open_input(path).close()
     name = os.fspath(path)
+    with open_input(path) as stream:
+        if not stream.read(8).startswith(NUMPY_MAGIC):  # numpy would call it a pickle to be trusted
+            raise FormatError(name, "not a readable .npy (wrong first bytes)", "what np.save writes")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:

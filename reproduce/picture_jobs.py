@@ -31,7 +31,7 @@ def expand(images: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for image in images:
-        found += _pictures(Path(image)) if Path(image).is_dir() else [image]
+        found += _pictures(Path(image)) if image and Path(image).is_dir() else [image]
     return found
 
 

@@ -77,6 +77,7 @@ def test_the_command_draws_what_the_net_makes(tmp_path: Path, monkeypatch: pytes
     refused(fcn(*shown, "--out", "a.png"), "exists")
     refused(fcn(*shown, "--out", "b.png", "--box", "5,5,1,1"), "X1,Y1,X2,Y2")
     refused(fcn(*shown, "--out", "b.png", "--box", "5,5,a"), "X1,Y1,X2,Y2")
+    refused(fcn(*shown[:2], "--weights", "none.npz", "--out", "no/b.png"), "no/b.png", "folder")  # at once
     assert not (tmp_path / "b.png").exists()
 
 

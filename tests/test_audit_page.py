@@ -105,6 +105,7 @@ def test_bad_input(fcn: Fcn, tmp_path: Path) -> None:
     refused(fcn("audit", "--weights", "voc-fcn8s=missing.caffemodel"), "missing.caffemodel")
     refused(fcn("audit", "--data", "vok:x"), "vok")
     refused(fcn("audit", "--results", "missing.json"), "missing.json")
+    refused(fcn("audit", "--results", "missing.json", "--html", "no/x.html"), "no/x.html", "folder")
     (tmp_path / "old.html").write_text("kept")
     refused(fcn("audit", "--claim", "RS.CR-01", "--html", "old.html"), "old.html", "--force")
     assert (tmp_path / "old.html").read_text() == "kept"

@@ -158,8 +158,13 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"a": [None, [1.5, None]]}
 
 
-def test_progress_shows_late_and_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_late_and_on_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from reproduce.commands import common
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
     with common.progress("working", 2) as step:
         step()
@@ -172,6 +177,16 @@ def test_progress_shows_late_and_on_standard_error(capsys: pytest.CaptureFixture
     bar.close()
     bar.show()
     assert capsys.readouterr().out == ""
+
+
+def test_progress_leaves_nothing_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    from reproduce.commands import common
+
+    bar = common._LateBar("working", 2)
+    bar.show()
+    bar.step()
+    bar.close()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_interrupt_is_130(fcn: Fcn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,7 @@ def test_zero_upsampling_is_warned_of(fcn: Fcn, folder: Path) -> None:
     ("arguments", "words"),
     [
         (["none.caffemodel", "o.npz"], ["none.caffemodel", "no such file"]),
+        (["none", "o.npz"], ["none", "no such file"]),  # told before its extension
         (["dense.caffemodel", "o.xyz"], ["o.xyz", "extension"]),
         (["dense.caffemodel", "no/such/folder/o.npz"], ["folder"]),
         (["dense.caffemodel", "there.npz"], ["there.npz", "exists", "--force"]),
@@ -233,7 +234,7 @@ def test_run_resizes_to_size(fcn: Fcn, folder: Path) -> None:
         (["--input", "x.png", "--color", "gray"], ["--color gray"]),
         (["--input", "flat.npy"], ["flat.npy", "4 axes, as 1x3x2x2"]),
         (["--input", "object.npy"], ["object.npy"]),
-        (["--input", "text.npy"], ["text.npy"]),
+        (["--input", "text.npy"], ["text.npy", "wrong first bytes"]),
         (["--input", "huge.npy"], ["huge.npy"]),
         (["--input", "net.prototxt"], ["net.prototxt", "not a readable picture"]),
         (["--input", "x.png", "--out", "o.txt"], [".npz"]),

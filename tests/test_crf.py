@@ -260,4 +260,8 @@ def test_the_command_refuses_bad_input(files: Path, monkeypatch: pytest.MonkeyPa
     refused(fcn("crf", "scores.npy", "x.png", "--out", "a.png", "--set", "iterations=x"), "iterations")
     refused(fcn("crf", "none.npy", "x.png", "--out", "a.png"), "no such file")
     refused(fcn("crf", "scores.npy", "x.png", "--out", "a.png", "--probabilities"), "sum")
-    assert not (files / "a.png").exists()
+    before = set(files.iterdir())  # each output is looked at before the work, and before the other one
+    refused(fcn("crf", "scores.npy", "x.png", "--out", "no/a.png", "--beliefs", "q.npy", "--exact"), "folder")
+    refused(fcn("crf", "scores.npy", "x.png", "--out", "a.png", "--beliefs", "no/q.npy", "--exact"), "folder")
+    refused(fcn("crf", "x.png", "x.png", "--out", "a.png"), "x.png", "wrong first bytes")
+    assert set(files.iterdir()) == before and not (files / "a.png").exists()

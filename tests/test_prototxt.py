@@ -128,6 +128,8 @@ def test_a_solver_tells_a_net_from_a_solver() -> None:
         (b"\x89HDF\r\n\x1a\n\0\0", "this is an HDF5 file, not text"),
         (b"\x1f\x8b\x08\x00", "this is a gzip file"),
         (NetParameter(name="n", state=NetState(level=3)).SerializeToString(), "binary data, not text"),
+        (b"\x80\x02\x8a\nl\xfc", "a Python pickle"),
+        ((0x280).to_bytes(8, "little") + b'{"a":', "a safetensors file"),  # begins like a pickle
         (b'name: "\xff"', "not UTF-8|valid escapes"),
         (b'\n\n  nmae: "x"', "net.prototxt:3:3: no field 'nmae' in NetParameter; wanted name$"),
     ],

@@ -40,6 +40,10 @@ def fcn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fcn:
     return run_in(tmp_path, monkeypatch)
 
 
+def test_an_empty_name_is_not_this_folder(fcn: Fcn) -> None:
+    refused(fcn("segment", "", *NET_FILES, "--out", "out"), "no such file")
+
+
 def make_pictures(folder: Path) -> list[np.ndarray]:
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -183,5 +187,6 @@ def test_folders_that_are_refused(fcn: Fcn, tmp_path: Path) -> None:
 
 
 def test_threads_end(fcn: Fcn) -> None:
+    before = set(threading.enumerate())  # those of other tests
     fcn("segment", "in", *NET_FILES, "--out", "out", "--workers", "4")
-    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+    assert not [thread for thread in set(threading.enumerate()) - before if "ThreadPool" in thread.name]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from caffe_weights.errors import InputError
-from caffe_weights.files import replace_file
+from caffe_weights.files import check_output, replace_file
 from reproduce.cli import EXIT_CHECK_FAILED
 from reproduce.commands.common import (
     device_option,
@@ -73,6 +73,8 @@ def command(
     from reproduce.published.verdicts import audit
 
     only = _only(list(load_claims()), paper, wanted)
+    for path in filter(None, (html, markdown)):
+        check_output(path, force)
     given = _given(weights, data, results, device)
     with progress("auditing"):
         found = audit(given=given, only=only)

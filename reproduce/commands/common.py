@@ -196,8 +196,8 @@ def say(text: str) -> None:
 def progress(words: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[], None]]:
     """Show progress on standard error once two seconds are over; yields the step function.
 
-    Without `total` a bar only says that work goes on. `unit`: also show how many there were and how fast,
-    such as images/s.
+    Nothing where standard error is no terminal. Without `total` a bar only says that work goes on. `unit`:
+    also show how many there were and how fast, such as images/s.
     """
     bar = _LateBar(words, total, unit)
     timer = threading.Timer(SHOW_AFTER_S, bar.show)
@@ -222,12 +222,13 @@ class _LateBar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        console = Console(file=sys.stderr)
         with self.lock:
-            if self.closed:
+            if self.closed or not console.is_interactive:  # rich would leave an empty line in a file
                 return
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
                        TextColumn("{task.fields[rate]}"))  # fmt: skip
-            self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+            self.bar = Progress(*columns, console=console, transient=True)
             self.bar.add_task(self.words, total=self.total, completed=self.done, rate=self.rate())
             self.bar.start()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from caffe_weights.errors import FileError, FormatError, InputError
-from caffe_weights.files import replace_file
+from caffe_weights.errors import FormatError, InputError
+from caffe_weights.files import check_output, replace_file
 from reproduce.commands.common import fcn_command, force_option, json_option, print_json, progress
 from reproduce.visualize import VOC_CLASSES, class_name, percent, shares, write_label_png
 
@@ -58,8 +57,8 @@ def command(
     from reproduce.images import read_image
 
     chosen = parse_settings(settings, changes)
-    _free(out, force)
-    _free(beliefs, force)
+    for path in filter(None, (out, beliefs)):
+        check_output(path, force)
     scores, image = read_scores(scores_path, blob), read_image(image_path)
     if probabilities:
         _check_sums(scores_path, scores)
@@ -127,11 +126,6 @@ def parse_settings(name: str, changes: tuple[str, ...]) -> CrfSettings:
         except ValueError:
             raise InputError(f"--set {key}", repr(text), "a number") from None
     return find_settings(name, **values)
-
-
-def _free(path: str | None, force: bool) -> None:
-    if path is not None and Path(path).exists() and not force:
-        raise FileError(path, "the file exists", do="pass --force to replace it")
 
 
 def _check_sums(path: str, scores: np.ndarray) -> None:

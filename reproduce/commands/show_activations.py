@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 from caffe_weights.errors import InputError
+from caffe_weights.files import check_output
 from reproduce.commands.common import (
     device_option,
     fcn_command,
@@ -67,6 +68,7 @@ def command(
     from reproduce.deconvnet.activations import draw, shown_blobs, strongest, summary
     from reproduce.inference import forward
 
+    check_output(out, force)
     picture, net_name = _net(net_path, weights_path, device)
     kinds = shown_blobs(picture.net.definition)
     seen = _seen(read_image(image_path), box, picture.size)

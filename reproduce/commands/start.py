@@ -10,6 +10,7 @@ import click
 
 from caffe_weights.errors import FileError
 from caffe_weights.export import format_of, read_weights, write_weights
+from caffe_weights.files import check_output
 from reproduce.commands.common import fcn_command, force_option, json_option, print_json, progress, say
 from reproduce.commands.net import form_options
 from reproduce.nets import Form
@@ -83,12 +84,9 @@ def command(
 def _check_out(out: str, sources: Sequence[str], force: bool) -> None:
     """FileError before any work, where the output cannot be written in the end."""
     format_of(out)
-    if not Path(out).exists():
-        return
-    if any(Path(path).exists() and Path(path).samefile(out) for path in sources):
+    if any(Path(path).exists() and Path(out).exists() and Path(path).samefile(out) for path in sources):
         raise FileError(out, "the source itself would be replaced", "another name", "nothing was written")
-    if not force:
-        raise FileError(out, "the file exists", do="pass --force to replace it")
+    check_output(out, force)
 
 
 def _print(report: StartReport, checks: Sequence[Check]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -332,9 +332,10 @@ def _shown(name: str, first: int, last: int, display: int, rank: int) -> Iterato
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[words]}"))  # fmt: skip
     console = Console(file=sys.stderr)
-    live = console.is_terminal and rank == 0
+    live = console.is_interactive and rank == 0
     start = time.perf_counter()
-    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
+    bar = Progress(*columns, console=console, transient=True, disable=not live)
+    with bar if live else nullcontext():  # rich would leave an empty line in a file
         task = bar.add_task(name, total=last, completed=first, words="")
 
         def step(row: dict[str, Any]) -> None:

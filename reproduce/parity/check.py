@@ -64,6 +64,9 @@ def check(
     ours = answer(net.to(place), case.inputs, case.backward, case.seeds, f"our net in float32 on {place}")
     net.to("cpu")
     theirs = answer_from(store, story, ours.parameter_gradients, case.backward) if store else ask(case)
+    if store and case.inputs and not request.stored and not request.inputs:
+        raise InputError(store.path, "no input (in/NAME) beside its blobs", "what they were computed from",
+                         "give it with --input")  # fmt: skip
     found = Matched(case, story, theirs)
     report = _compare(
         case, story, ours, theirs, found, _tolerances(net, against, tolerance), against != "opencv"

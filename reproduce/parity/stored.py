@@ -87,6 +87,8 @@ def open_store(path: str) -> Store:
             keys: list[str] = []
             file.visititems(lambda name, item: keys.append(name) if isinstance(item, h5py.Dataset) else None)
             return Store(path, keys, lambda key: file[key][()])
+        if not start.startswith(b"PK"):
+            raise ValueError("wrong first bytes")
         archive = np.load(path, allow_pickle=False)
         return Store(path, list(archive.files), archive.__getitem__)
     except (ValueError, OSError, AttributeError, zipfile.BadZipFile, EOFError) as error:
