@@ -23,6 +23,7 @@ from caffe_weights.weights import ABSENT, is_absent
 
 MOST_INFLATED_BYTES = 128 << 20  # what compressed datasets may hold beyond the size of the file
 MOST_DEPTH = 16
+GROUP_BYTES, DATASET_BYTES = 4096, 1024  # more than HDF5 adds to the values
 
 
 def read_hdf5(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
@@ -59,6 +60,7 @@ def write_hdf5(weights: Mapping[str, Sequence[np.ndarray]], path: str | os.PathL
                 f"layer {name!r}", "a name that HDF5 takes for a path", "a name without '/'",
                 "choose another format; Caffe cannot write this one either (BVLC/caffe#4267)",
             )  # fmt: skip
+    check_room(path, weights)
     with h5py.File(path, "w", libver="earliest") as file:
         data = file.create_group("data", track_order=True)
         for name, blobs in weights.items():
@@ -67,6 +69,15 @@ def write_hdf5(weights: Mapping[str, Sequence[np.ndarray]], path: str | os.PathL
                 if is_absent(array):
                     continue
                 group.create_dataset(str(index), data=array, track_times=False)
+
+
+def check_room(path: str | os.PathLike[str], groups: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """OSError where there is no room for these groups of datasets: HDF5 can crash when a disk gets full."""
+    values = sum(array.nbytes for arrays in groups.values() for array in arrays)
+    rest = GROUP_BYTES * (2 + len(groups)) + DATASET_BYTES * sum(map(len, groups.values()))
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, values + rest)
 
 
 def _layer_groups(

@@ -21,7 +21,7 @@ from caffe_weights import caffe_pb2, wire
 from caffe_weights.caffemodel import blob_proto_array, check_text, encode_blob
 from caffe_weights.errors import FileError, FormatError
 from caffe_weights.files import PathLike, replace_file
-from caffe_weights.hdf5 import MOST_INFLATED_BYTES, read_blobs
+from caffe_weights.hdf5 import MOST_INFLATED_BYTES, check_room, read_blobs
 from caffe_weights.mapped import CAFFE_MOST_BYTES, MappedFile, open_mapped
 from caffe_weights.weights import is_absent
 
@@ -148,6 +148,7 @@ def _member(file: h5py.File, name: str, kind: type, where: str) -> Any:
 
 
 def _write_hdf5(state: SolverState, path: Path) -> None:
+    check_room(path, {"history": state.history})
     with h5py.File(path, "w", libver="earliest") as file:
         for name in ("iter", "current_step"):
             values = np.array([getattr(state, name)], np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import struct
 import zipfile
 import zlib
@@ -487,4 +488,23 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("caffe_weights.safetensors_file.write_array", full)
     with pytest.raises(FileError, match="no space left"):
         write_weights(sample(), tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.parametrize("limit_bytes", [1 << 9, 1 << 15, 1 << 18])
+def test_a_file_that_grows_over_the_limit(tmp_path: Path, extension: str, limit_bytes: int) -> None:
+    names = [f"layer{i}" for i in range(20)]
+    weights = Weights(
+        {name: [np.ones((50, 100), np.float32)] for name in names},
+        net=NetParameter(layer=[{"name": name, "type": "Any"} for name in names]),
+    )
+    path, old = tmp_path / f"a.{extension}", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, old[1]))
+    try:
+        with pytest.raises(FileError) as caught:
+            write_weights(weights, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert str(caught.value) == f"{path}: the file grows over the limit of the system or the shell"
     assert list(tmp_path.iterdir()) == []

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 from caffe_weights.errors import FileError
 from caffe_weights.files import open_input, replace_file
@@ -63,6 +65,18 @@ def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_torchs_error_on_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, old[1]))
+    try:
+        with pytest.raises(FileError) as caught, replace_file(tmp_path / "a.pt") as sibling:
+            torch.save({"a": torch.zeros(10_000)}, sibling)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert str(caught.value) == f"{tmp_path / 'a.pt'}: cannot be written; is the disk full?"
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_error_about_another_file_names_that_file(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="other: no such file"), replace_file(tmp_path / "a"):
         (tmp_path / "other").read_bytes()
@@ -78,6 +92,7 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
 
 def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "round").symlink_to(tmp_path / "round")
     cases: list[tuple[Path | str, str]] = [
         (tmp_path, "this is a folder"),
         (tmp_path / "missing" / "a", "no folder .*missing; make it first"),
@@ -85,11 +100,12 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
         (Path(os.devnull), "not a regular file"),
         (tmp_path / ("n" * 300), "too long"),
         ("a\0b", "null"),
+        (tmp_path / "round", "the symbolic links go round in a circle"),
     ]
     for bad, words in cases:
         with pytest.raises(FileError, match=words), replace_file(bad, force=True):
             raise AssertionError("must not get here")
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "round"]
 
 
 def test_inputs_that_cannot_be_read(tmp_path: Path) -> None:

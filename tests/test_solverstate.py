@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 import h5py
@@ -170,3 +171,15 @@ def assert_equal(found: SolverState, wanted: SolverState) -> None:
     for a, b in zip(found.history, wanted.history, strict=True):
         np.testing.assert_array_equal(a, b, strict=False)
         assert a.shape == b.shape
+
+
+def test_an_hdf5_state_that_grows_over_the_limit(tmp_path: Path) -> None:
+    state = SolverState(1, "x", 0, [np.ones((50, 100), np.float32)] * 20)
+    path, old = tmp_path / "a.solverstate.h5", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, old[1]))
+    try:
+        with pytest.raises(FileError, match="the file grows over the limit"):
+            write_solverstate(state, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert list(tmp_path.iterdir()) == []
