@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from caffe_weights import caffe_pb2
@@ -166,6 +166,7 @@ class Dataflow:
         bottoms = tuple(self.final[name] for name in definition.bottom)
         if definition.type == "Split":
             self.final.update(dict.fromkeys(definition.top, bottoms[0]))
+            self._weigh(definition, definition.top)
             return
         names = list(definition.top)
         if not names and definition.type.endswith("Loss"):
@@ -174,20 +175,22 @@ class Dataflow:
         self.final.update(zip(names, tops, strict=True))
         stops = tuple(i for i, passes in enumerate(definition.propagate_down) if not passes)
         self.steps.append(Step(layer, bottoms, tops, stops))
-        self.losses.update(
-            {n: w for n, w in zip(names, _loss_weights(definition, len(names)), strict=True) if w}
-        )
+        self._weigh(definition, names)
+
+    def _weigh(self, definition: Definition, names: Sequence[str]) -> None:
+        weights = loss_weights(definition)
+        self.losses.update({name: w for name, w in zip(names, weights, strict=True) if w})
 
     def _version(self, name: str) -> int:
         self.names.append(name)
         return len(self.names) - 1
 
 
-def _loss_weights(definition: Definition, tops: int) -> list[float]:
-    if definition.loss_weight:
-        return list(definition.loss_weight)
-    first = 1.0 if definition.type.endswith("Loss") else 0.0
-    return [first, *[0.0] * (tops - 1)][:tops]
+def loss_weights(definition: Definition) -> list[float]:
+    """What each top of a layer counts in the total loss; a loss without a top has one."""
+    is_loss = definition.type.endswith("Loss")
+    count = len(definition.top) or int(is_loss)
+    return list(definition.loss_weight) or [float(is_loss), *[0.0] * count][:count]
 
 
 def _runs(steps: list[Step], flow: Dataflow, wanted: set[int]) -> tuple[Run, ...]:

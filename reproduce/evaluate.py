@@ -21,6 +21,7 @@ from caffe_weights.weights import Weights
 from reproduce.data import DATASETS
 from reproduce.data.loading import Feed
 from reproduce.data.sampling import ListOrder
+from reproduce.dataflow import loss_weights
 from reproduce.gpu import Autotuning, Coming, send
 from reproduce.net import Net
 from reproduce.nets import Form, find
@@ -119,7 +120,7 @@ class _Run:
         self.net, self.device, self.precision = net, device, precision
         self.tuned = Autotuning(device)
         self.heads = heads(net.definition)
-        self.judges = [layer for layer in net.definition.layer if set(layer.top) & net.loss_weights.keys()]
+        self.judges = [layer for layer in net.definition.layer if any(loss_weights(layer))]
         read = [blob for layer in self.judges for blob in layer.bottom if blob not in net.inputs]
         self.keep = list(dict.fromkeys([*(head.scores for head in self.heads), *net.loss_weights, *read]))
         self.totals: list[torch.Tensor | None] = [None] * len(self.heads)
@@ -157,8 +158,8 @@ class _Run:
             layer, params = self.net.layer(definition.name), self.net.params.get(definition.name, [])
             for i in range(pictures):
                 tops = layer.forward([blobs[name][i : i + 1] for name in definition.bottom], params)
-                for name, top in zip(definition.top, tops, strict=False):
-                    self.loss += self.net.loss_weights.get(name, 0.0) * top.sum().double()
+                for weight, top in zip(loss_weights(definition), tops, strict=True):
+                    self.loss += weight * top.sum().double()
 
 
 def _batches(feed: Feed, pictures: int, batch: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:

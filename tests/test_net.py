@@ -218,6 +218,22 @@ def test_total_loss_weighs_losses_and_gradients_accumulate() -> None:
     assert net.params["conv.1"][1].grad is None
 
 
+def test_a_weighted_top_that_another_layer_reads_counts() -> None:
+    text = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 } } }
+layer { name: "b" type: "Bias" bottom: "x" top: "b" bias_param { axis: 0 num_axes: 1 } }
+layer { name: "sum" type: "Reduction" bottom: "b" top: "sum" loss_weight: 0.5 }
+layer { name: "twice" type: "Power" bottom: "sum" top: "twice" power_param { scale: 2 } loss_weight: 3 }"""
+    net = Net(parse_net(text))
+    out = net(x=[1, 2, 4])
+    assert out["twice"].item() == 14
+    total = net.total_loss(out)  # 0.5 * 7 + 3 * 14
+    assert total.item() == 45.5
+    total.backward()
+    grad = net.params["b"][0].grad
+    assert grad is not None and grad.tolist() == [6.5, 6.5, 6.5]  # as Caffe has it
+
+
 def test_a_loss_without_a_top_counts() -> None:
     net = Net(parse_net(SMALL.replace('bottom: "label" top: "loss" }', 'bottom: "label" }')), seed=1)
     out = net(data=image(), label=[1, 2])
