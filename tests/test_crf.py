@@ -183,6 +183,20 @@ def test_the_released_settings_are_the_default() -> None:
     assert (published.iterations, published.normalization) == (10, "none")
 
 
+@pytest.mark.parametrize(("name", "numbers"), [  # POS_W, POS_X_STD, Bi_W, Bi_X_STD, Bi_R_STD, MAX_ITER
+    ("deeplab-v1", (3, 3, 4, 49, 5, 10)),  # MODEL_NAME of run_densecrf.sh: LargeFOV
+    ("deeplab-msc-largefov", (3, 3, 5, 50, 3, 10)),
+    ("deeplab-vgg128", (3, 3, 10, 60, 20, 10)),  # the folder is vgg128_noup
+    ("deeplab-v2", (3, 1, 4, 67, 3, 10)),  # recalled
+    ("deeplab-v2-fork", (2, 2, 4, 65, 3, 10)),
+])  # fmt: skip
+def test_settings_are_those_of_deeplabs_scripts(name: str, numbers: tuple[int, ...]) -> None:
+    found = find_settings(name)
+    assert (found.gaussian_weight, found.gaussian_sxy, found.bilateral_weight, found.bilateral_sxy,
+            found.bilateral_srgb, found.iterations) == numbers  # fmt: skip
+    assert found.normalization == "after"
+
+
 def test_energies_of_scores_and_of_probabilities() -> None:
     scores = np.array([[[0.0, 1000.0]], [[0.0, 0.0]]], np.float32)
     np.testing.assert_allclose(unary_of_scores(scores), [[[math.log(2), 0]], [[math.log(2), 1000]]])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from wire_bytes import blob, field, floats, layer, number
+from google.protobuf.unknown_fields import UnknownFieldSet
+from wire_bytes import blob, field, floats, layer, number, shape
 
 from caffe_weights.caffe_pb2 import BNParameter, LayerParameter, NetParameter, UnpoolingParameter
 from caffe_weights.caffemodel import read_caffemodel
@@ -119,13 +120,32 @@ def test_an_ordinary_file_is_of_no_dialect(tmp_path: Path) -> None:
 
 
 def test_the_data_layer_of_the_fork_is_read_with_its_own_numbers(tmp_path: Path) -> None:
-    image = field(15, field(1, b"list.txt") + number(4, 8) + number(15, 254) + number(16, 2))
+    more = number(13, 0) + number(14, 3) + number(15, 254) + number(16, 2) + number(17, 9)
+    image = field(15, field(1, b"list.txt") + number(4, 8) + more)
     data = v1("data", 46, [], ["data", "seg-label"], image) + DECONVNET
     net = read_weights(write(tmp_path, data)).net
     assert net is not None
     p = net.layer[1].image_data_param
     assert (net.layer[1].type, p.source, p.batch_size) == ("ImageSegData", "list.txt", 8)
+    assert (p.has_label, p.max_labels, p.other_object_label) == (False, 3, 9)
     assert (p.ignore_label, p.label_type) == (254, p.PIXEL)
+
+
+# The fork's enum LayerType beyond BVLC Caffe's 39, in caffe.proto of HyeonwooNoh/caffe at 0b9f3ad7.
+FORK_TYPES = {
+    "CROP": 40, "ELTWISE_ACCURACY": 41, "UNPOOLING": 42, "BN": 43, "RED_SOFTMAX_LOSS": 44, "RED_ACCURACY": 45,
+    "IMAGE_SEG_DATA": 46, "WINDOW_SEG_DATA": 47, "WINDOW_INST_SEG_DATA": 48, "BIN_ACCURACY": 49,
+    "WINDOW_CLS_DATA": 50,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORK_TYPES)
+def test_every_type_of_deconvnets_fork_is_known(tmp_path: Path, kind: str) -> None:
+    """CROP alone speaks for an older fork, which has no other type of its own: here UNPOOLING has, too."""
+    data = v1("x", FORK_TYPES[kind], ["a"], ["x"]) + v1("up", 42, ["p", "m"], ["up"])
+    model = read_caffemodel(write(tmp_path, data))
+    assert model.dialect is DIALECTS["deconvnet"]
+    assert [layer.type for layer in model.layers] == [kind, "UNPOOLING"]
 
 
 def test_kinds_of_the_fork_that_do_not_run_are_kept(tmp_path: Path) -> None:
@@ -206,6 +226,24 @@ def test_kersners_file_is_written_from_a_net_as_it_would_be(tmp_path: Path) -> N
     assert (tmp_path / "b.caffemodel").read_bytes() == V2_FILES["kersner"]
 
 
+def test_a_layer_is_written_in_the_order_of_the_forks_numbers() -> None:
+    """As protobuf does: dense_image_data_param 46 of this fork stands before transform_param 100."""
+    net = parse_net("""
+    layer { name: "d" type: "DenseImageData" transform_param { mirror: true }
+            dense_image_data_param { source: "a.txt" batch_size: 4 } }""")
+    written = DIALECTS["segnet-cudnn5"].write(net.layer[0].SerializeToString(), 2)
+    names = field(1, b"d") + field(2, b"DenseImageData")
+    assert written == names + field(46, field(1, b"a.txt") + number(2, 4)) + field(100, number(2, 1))
+
+
+def test_a_bn_of_four_blobs_speaks_against_other_forks(tmp_path: Path) -> None:
+    """Interp has number 143 in DeepLab's fork, whose files have no such BN."""
+    up = v2("up", "Interp", 143, number(3, 2))
+    assert read_caffemodel(write(tmp_path, up)).dialect is DIALECTS["deeplab"]
+    found = read_caffemodel(write(tmp_path, up + layer("bn", "BN", *SIZES, *SIZES))).dialect
+    assert "a fork that is not known" in str(found)
+
+
 def test_what_no_fork_holds_together_is_not_written(tmp_path: Path) -> None:
     net = parse_net("""
     layer { name: "un" type: "Unpooling" unpooling_param { kernel_size: 2 unpool_size: 8 } }
@@ -255,6 +293,19 @@ def test_pspnets_bn_is_refused_by_name(tmp_path: Path, with_settings: bool) -> N
         write_weights(weights, tmp_path / "b.caffemodel", weights.net)  # no number of ours gets out
         written = NetParameter.FromString((tmp_path / "b.caffemodel").read_bytes())
         assert settings_of(written.layer[0]) == []
+        assert not [f.field_number for f in UnknownFieldSet(written.layer[0]) if f.field_number in OURS]
+
+
+def test_pspnets_scale_and_bias_have_other_numbers(tmp_path: Path) -> None:
+    """160 and 161 in hszhao/PSPNet at 88d0b3ee, where BVLC Caffe has 142 and 141."""
+    more = v2("s", "Scale", 160, number(4, 1), blob((2,), 1, 2)) + v2("b", "Bias", 161, number(1, 2))
+    weights = read_weights(write(tmp_path, PSPNET + more))
+    assert weights.net is not None
+    assert weights.net.layer[2].scale_param.bias_term and weights.net.layer[3].bias_param.axis == 2
+    weights["s"][0] = np.array([3, 4], np.float32)
+    write_weights(weights, tmp_path / "b.caffemodel")
+    wanted = (PSPNET + more).replace(floats(1, 2) + shape(2), floats(3, 4) + shape(2))
+    assert (tmp_path / "b.caffemodel").read_bytes() == wanted
 
 
 def test_an_unknown_forks_settings_are_not_taken_for_anothers(tmp_path: Path) -> None:
