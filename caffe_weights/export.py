@@ -98,7 +98,7 @@ def write_weights(
         if kind == "hdf5":
             from caffe_weights.hdf5 import write_hdf5  # h5py is a tenth of the start of `fcn inspect`
 
-            write_hdf5(checked, temporary)
+            write_hdf5(checked, temporary, str(path))
             return
         # Not "wb": ext4 puts a file on the disk when it is closed if it was truncated, even from nothing.
         with open(temporary, "r+b", buffering=0) as out:

@@ -52,12 +52,17 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
         raise FormatError(where, f"a broken HDF5 file ({detail})", do="copy it again") from None
 
 
-def write_hdf5(weights: Mapping[str, Sequence[np.ndarray]], path: str | os.PathLike[str]) -> None:
-    """Write an HDF5 model of Caffe to `path`. WeightsError for a layer name with '/'."""
+def write_hdf5(
+    weights: Mapping[str, Sequence[np.ndarray]], path: str | os.PathLike[str], where: str = ""
+) -> None:
+    """Write an HDF5 model of Caffe to `path`. WeightsError for a layer name with '/'.
+
+    `where` is the file that the error names, if another than `path`.
+    """
     for name in weights:
         if "/" in name or name in ("", "."):
             raise WeightsError(
-                f"layer {name!r}", "a name that HDF5 takes for a path", "a name without '/'",
+                f"{where or path}: layer {name!r}", "a name that HDF5 takes for a path", "a name without '/'",
                 "choose another format; Caffe cannot write this one either (BVLC/caffe#4267)",
             )  # fmt: skip
     check_room(path, weights)

@@ -69,7 +69,7 @@ def test_names_with_slashes_are_kept(tmp_path: Path, extension: str) -> None:
 
 
 def test_hdf5_refuses_a_slash_as_caffe_does(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="BVLC/caffe#4267"):
+    with pytest.raises(WeightsError, match=r"/a.h5: layer 'a/b': a name that HDF5 .*BVLC/caffe#4267"):
         write_weights(sample(("a/b", "c", "d")), tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == []
 
