@@ -43,8 +43,8 @@ class Stage:
     the convolutions that the released net leaves to VGG's weights (own: none). `batch` replaces the
     released 8.
 
-    A narrow form takes `init` for the way back, too. The released gaussian of 0.01 is about what msra gives
-    at a width of 512 (0.02), but a tenth of it at 16; BN hides that going forward, while each step of the
+    A narrow form takes `init` for the way back, too. The released gaussian of 0.01 is half of what msra gives
+    at a width of 512, but a twelfth at 16; BN hides that going forward, while each step of the
     solver becomes a hundred times as large next to the weights, and no class is learned.
     """
 
