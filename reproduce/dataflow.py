@@ -3,7 +3,7 @@
 Caffe's blobs are names: an in-place layer writes a new content under the old name, and a reader sees the
 latest. Here each content is a version, a number. The automatic Split layers have been inserted before (they
 are part of Caffe's checks) and dissolve into their bottom's version, since nothing writes into a version that
-has two readers.
+has two readers; so does a Split of the definition, unless it stops the gradient.
 
 Follows `Net::Init` in `src/caffe/net.cpp` and `src/caffe/util/insert_splits.cpp` of BVLC/caffe at 9b891540.
 Departures: the outputs stand in the order of the net (Caffe sorts them by name); a loss without a top gets
@@ -164,7 +164,7 @@ class Dataflow:
                 self.inputs[top] = self.final[top] = self._version(top)
             return
         bottoms = tuple(self.final[name] for name in definition.bottom)
-        if definition.type == "Split":
+        if definition.type == "Split" and all(definition.propagate_down):
             self.final.update(dict.fromkeys(definition.top, bottoms[0]))
             self._weigh(definition, definition.top)
             return

@@ -249,6 +249,22 @@ def test_propagate_down_false_stops_the_gradient() -> None:
     assert net.params["conv.1"][0].grad is None
 
 
+@pytest.mark.parametrize(("passes", "want"), [("", [4.0, 4.0]), ("propagate_down: false", None)])
+def test_propagate_down_false_of_a_split_stops_the_gradient(passes: str, want: list[float] | None) -> None:
+    text = f"""
+layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 2 }} }} }}
+layer {{ name: "a" type: "Bias" bottom: "x" top: "a" bias_param {{ axis: 0 num_axes: 1 }} }}
+layer {{ name: "s" type: "Split" bottom: "a" top: "s1" top: "s2" {passes} }}
+layer {{ name: "b" type: "Bias" bottom: "s1" top: "b" bias_param {{ axis: 0 num_axes: 1 }} }}
+layer {{ name: "r1" type: "Reduction" bottom: "b" top: "r1" loss_weight: 1 }}
+layer {{ name: "r2" type: "Reduction" bottom: "s2" top: "r2" loss_weight: 3 }}"""
+    net = Net(parse_net(text))
+    net.total_loss(net(x=[1, 2])).backward()
+    above, below = net.params["b"][0].grad, net.params["a"][0].grad
+    assert above is not None and above.tolist() == [1, 1]
+    assert (below is None) if want is None else (below is not None and below.tolist() == want)
+
+
 def test_phase_is_caffe_s_and_fixed() -> None:
     x = image()
     train = small(phase="TRAIN")
