@@ -199,13 +199,15 @@ def test_an_even_kernel_after_an_odd_stem_is_refused_with_the_way_out() -> None:
         (
             Chain()
             .add("r", "ReLU")
-            .conv("a", 3, p=1)
+            .conv("a", 3)
             .from_("r")
-            .conv("b", 3)
-            .add("c", "Eltwise", "", ["a", "b"]),
+            .conv("b", 3, p=1)
+            .from_("data")
+            .add("d", "ReLU")
+            .add("c", "Eltwise", "", ["a", "b", "d"]),
             "c",
-            "data",  # the branches meet behind r already
-            r"two paths disagree: r to c is x -> x - 1, by way of a x -> x;",
+            "data",  # d agrees with b; the quarrel is about r, through which a and b come
+            r"two paths disagree: r to c is x -> x, by way of a x -> x - 1;",
         ),
         (
             Chain().add("c", "Convolution", "convolution_param { kernel_size: 3 axis: 2 }").conv("d", 3),

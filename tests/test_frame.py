@@ -20,6 +20,7 @@ from made_weights import NARROW, made_weights
 from torch import Tensor, nn
 
 from caffe_weights.errors import NetError
+from caffe_weights.prototxt import parse_net
 from reproduce.layers import LAYERS
 from reproduce.layers.neuron import ReLU
 from reproduce.net import Net
@@ -246,6 +247,42 @@ def test_a_layer_put_in_the_place_of_ours_is_left_alone(monkeypatch: pytest.Monk
     plain, short = both_ways("voc-fcn32s")
     inputs = pictures(plain, (40, 50))
     assert apart(run(short, inputs), run(plain, inputs)) < EXACT
+
+
+NOT_FOLLOWED = {  # in TRAIN; x is positive
+    "each position its own mask": 'type: "Dropout" bottom: "x" top: "y"',
+    "statistics of the map": 'type: "BatchNorm" bottom: "x" top: "y"',
+    "a normalised map": 'type: "MVN" bottom: "x" top: "y"',
+    "draws": 'type: "Pooling" bottom: "x" top: "y" pooling_param { pool: STOCHASTIC kernel_size: 2 }',
+    "places of the map": 'type: "Pooling" bottom: "x" top: "y" top: "mask" pooling_param { kernel_size: 2 }',
+    "the whole map": 'type: "Pooling" bottom: "x" top: "y" pooling_param { pool: AVE global_pooling: true }',
+    "a scale a row": 'type: "Scale" bottom: "x" top: "y" scale_param { axis: 2 filler { type: "xavier" } }',
+    "a scale a channel and row":
+        'type: "Scale" bottom: "x" top: "y" scale_param { num_axes: 2 filler { type: "xavier" } }',
+    "a bias a column": 'type: "Bias" bottom: "x" top: "y" bias_param { axis: -1 filler { type: "xavier" } }',
+    "rows below each other": 'type: "Concat" bottom: "x" bottom: "x" top: "y" concat_param { axis: 2 }',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NOT_FOLLOWED)
+def test_layers_that_are_not_alike_at_every_position_see_the_whole_map(what: str) -> None:
+    """Their bottom is framed; they are not, and draw as many random numbers."""
+    noise = 'weight_filler { type: "gaussian" std: 1 }'
+    definition = parse_net(f"""
+        layer {{ name: "d" type: "Input" top: "d" input_param {{ shape {{ dim: 2 dim: 2 dim: 7 dim: 6 }} }} }}
+        layer {{ name: "c" type: "Convolution" bottom: "d" top: "c"
+                 convolution_param {{ num_output: 3 kernel_size: 3 pad: 14 {noise} }} }}
+        layer {{ name: "x" type: "BNLL" bottom: "c" top: "x" }}
+        layer {{ name: "y" {NOT_FOLLOWED[what]} }}
+        layer {{ name: "z" type: "AbsVal" bottom: "y" top: "z" }}""")
+    inputs = {"d": torch.randn(2, 2, 7, 6, dtype=torch.float64)}
+    found = []
+    for frame in (False, True):
+        net = Net(definition, phase="TRAIN", seed=0, frame=frame).double()
+        torch.manual_seed(4)
+        found.append(run(net, inputs, keep=["x", "y"]))
+    assert is_framed(net, inputs)
+    assert apart(found[1], found[0]) < EXACT
 
 
 def test_export_does_without() -> None:
