@@ -88,6 +88,8 @@ class OneLineErrors(click.Command):
             sys.stdout.flush()
         except BrokenPipeError:
             raise _ReaderGoneError from None  # click would take it for a failure and exit with 1
+        except EOFError as error:
+            raise RuntimeError("a file ended early") from error  # click would take it for Ctrl-D
         return result
 
 

@@ -110,6 +110,11 @@ def pick_output(outputs: Sequence[str], blob: str | None, preferred: str) -> str
 
 def read_array(path: PathLike) -> np.ndarray:
     """A .npy of numbers as float32; FormatError for anything else, before memory is taken for it."""
+    return np.array(map_array(path), np.float32)
+
+
+def map_array(path: PathLike) -> np.ndarray:
+    """A .npy of numbers as it lies in the file; FormatError for anything else."""
     name = os.fspath(path)
     with open_input(path) as stream:
         if not stream.read(8).startswith(NUMPY_MAGIC):  # numpy would call it a pickle to be trusted
@@ -121,7 +126,7 @@ def read_array(path: PathLike) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         found = f"values of type {array.dtype}" if isinstance(array, np.ndarray) else "an archive"
         raise FormatError(name, found, "one array of numbers")
-    return np.array(array, np.float32)
+    return array
 
 
 def _tops(net: NetParameter) -> frozenset[str]:

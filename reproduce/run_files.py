@@ -6,6 +6,7 @@ train.prototxt the net with the data layer that the run reads from, deploy.proto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,18 @@ def balance_run(
         with replace_file(gains[label], force=True) as temporary:
             temporary.write_bytes(matrix)
     balance_losses(net, gains)
+
+
+def check_folder(out: Path) -> None:
+    """FileError where `make_folder` could not make it; for the time before long work."""
+    try:
+        there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    except OSError as error:
+        raise as_file_error(out, error) from None
+    if not there.is_dir():
+        raise FileError(str(out), "this is a file" if there == out else f"{there} is a file", "a folder")
+    if not os.access(there, os.W_OK):
+        raise FileError(str(out), f"nothing can be written to {there}", "a folder to write to")
 
 
 def make_folder(out: Path) -> None:

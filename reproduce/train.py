@@ -31,7 +31,7 @@ from reproduce.data.sampling import SEED, ListOrder
 from reproduce.evaluate import evaluate
 from reproduce.net import Net
 from reproduce.preflight import preflight, refuse
-from reproduce.run_files import LOG
+from reproduce.run_files import LOG, check_folder, make_folder
 from reproduce.run_log import CURVES, RunLog, check_tensorboard, draw_curves
 from reproduce.snapshots import latest_snapshot, prune_snapshots
 from reproduce.solver import Solver
@@ -93,6 +93,7 @@ class Training:
         frame: bool | None = None,
     ) -> None:
         solver = _for_folder(solver, out)
+        check_folder(out)
         check_new(out, resume)
         if tensorboard:
             check_tensorboard()
@@ -118,7 +119,7 @@ class Training:
         """Train to max_iter; `step` gets each row of the log. InputError where the loss is no number."""
         solver, scores, loss = self.solver, {}, math.nan
         main = solver.rank == 0
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         log = RunLog(self.out, solver.iteration, self.tensorboard) if main else None
         solver.on_test = lambda index, values: self._tested(log, index, values, step)
         with _signals(self._ask_to_stop):

@@ -202,6 +202,8 @@ def test_our_own_mistakes_keep_their_traceback(
 ) -> None:
     monkeypatch.setattr("reproduce.commands.inspect.inspect_file", _raises(ZeroDivisionError("ours")))
     assert isinstance(fcn("inspect", "net.prototxt").exception, ZeroDivisionError)
+    monkeypatch.setattr("reproduce.commands.inspect.inspect_file", _raises(EOFError()))
+    assert isinstance(fcn("inspect", "net.prototxt").exception, RuntimeError)  # to click it is Ctrl-D
 
 
 @pytest.mark.parametrize("command", [None, *cli.COMMANDS])

@@ -308,10 +308,12 @@ def test_the_command_refuses_in_one_line(trained: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "b.caffemodel")]
     assert "29 BN layers in mode LEARN and no data" in refused(*out)
     assert "--data and --arrays; wanted one of them" in refused(*out, "--data", "d", "--arrays", "a.npy")
-    assert "cannot be read" in refused(*out, "--arrays", str(tmp_path / "no.npy"))
+    assert "no such file" in refused(*out, "--arrays", str(tmp_path / "no.npy"))
     assert "it would be replaced" in refused("--out", str(trained), "--force")
     (tmp_path / "bad.npy").write_bytes(b"nothing")
-    assert "no array" in refused(*out, "--arrays", str(tmp_path / "bad.npy"))
+    for content in (b"no array", b""):
+        (tmp_path / "bad.npy").write_bytes(content)
+        assert "bad.npy: not a readable .npy" in refused(*out, "--arrays", str(tmp_path / "bad.npy"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.npy", "stage2.caffemodel"]
     bare = tmp_path / "w.npz"
     write_weights(read_weights(trained), bare)

@@ -311,6 +311,10 @@ def test_batch_normalisation_of_a_loss_counts() -> None:
 
 def test_train_refuses(fcn: Fcn, tmp_path: Path) -> None:
     base = ("train", "voc-fcn32s", "--out", "run", *NARROW)
+    (tmp_path / "file").write_text('net: "none.prototxt" base_lr: 0.1 max_iter: 3')
+    for out in ("file", "file/run"):  # before net and data are read
+        refused(fcn("train", "--solver", "file", "--out", out), "file", "wanted a folder")
+        refused(fcn(*base[:2], "--out", out, "--data", "camvid:none", "--init", "msra"), "wanted a folder")
     refused(fcn("train", "--out", "run"), "nothing to train; wanted NAME, --recipe or --solver")
     refused(fcn(*base), "no data set; wanted --data KIND:DIR")
     refused(fcn(*base, "--data", "camvid:data"), "no start; wanted --from WEIGHTS")

@@ -10,9 +10,9 @@ import click
 import numpy as np
 
 from caffe_weights.caffe_pb2 import NetParameter
-from caffe_weights.errors import FileError, FormatError, InputError, WeightsError
+from caffe_weights.errors import FileError, InputError, WeightsError
 from caffe_weights.export import format_of, read_weights, write_weights
-from caffe_weights.files import replace_file
+from caffe_weights.files import check_output, replace_file
 from caffe_weights.filtering import filter_net
 from caffe_weights.prototxt import format_net
 from caffe_weights.upgrade import load_net
@@ -28,6 +28,7 @@ from reproduce.commands.common import (
     progress,
     say,
 )
+from reproduce.definition import map_array
 from reproduce.tolerances import FOLDED
 
 if TYPE_CHECKING:
@@ -119,8 +120,7 @@ def _check_out(sources: list[str | None], outs: list[str | None], force: bool) -
         for source in filter(None, sources):
             if Path(path).exists() and Path(source).exists() and Path(path).samefile(source):
                 raise FileError(path, "it would be replaced by its own result", "another name")
-        if Path(path).exists() and not force:
-            raise FileError(path, "the file exists", do="pass --force to replace it")
+        check_output(path, force)
 
 
 def _definition(weights: Weights, net_path: str | None) -> NetParameter:
@@ -157,12 +157,7 @@ def _source(
 def _arrays(path: str, name: str) -> dict[str, np.ndarray]:
     if path.lower().endswith(".npz"):
         return dict(read_npz(path))
-    try:
-        return {name: np.load(path, mmap_mode="r", allow_pickle=False)}
-    except OSError as error:
-        raise FileError(path, f"cannot be read ({error.strerror or error})", "an .npy or .npz") from None
-    except ValueError as error:
-        raise FormatError(path, f"no array ({error})", "an .npy or .npz of numbers") from None
+    return {name: map_array(path)}
 
 
 def _print(report: Report, out: str, out_net: str | None) -> None:

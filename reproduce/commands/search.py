@@ -90,6 +90,7 @@ def command(
     """
     from reproduce.commands.train import processes
     from reproduce.data import open_data, parse_data
+    from reproduce.run_files import check_folder
     from reproduce.search.draw import draw_search
     from reproduce.search.run import Search
 
@@ -100,6 +101,7 @@ def command(
 
     chosen = Settings(**{**settings, "stem": _widths(settings["stem"])})
     kind, folder = parse_data(data)
+    check_folder(Path(out))
     with processes(device):
         local = os.environ.get("LOCAL_RANK")
         place = f"cuda:{local}" if device == "cuda" and local is not None else device

@@ -130,7 +130,7 @@ def command(
 
 def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str, Any]]:
     from reproduce.data import parse_data
-    from reproduce.run_files import DataChoice
+    from reproduce.run_files import DataChoice, check_folder
 
     if options["data"] is None:
         raise InputError("fcn train", "no data set", "--data KIND:DIR")
@@ -138,6 +138,7 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
         raise InputError(
             "fcn train", "no start", "--from WEIGHTS of the predecessor, or --init for random ones"
         )
+    check_folder(Path(options["out"]))
     kind, folder = parse_data(options["data"])
     settings = {key: options[key] for key in ("mirror", "jitter", "crop") if options[key]}
     settings |= {key: options[key] for key in ("batch", "cell", "shrink") if options[key] > 1}
