@@ -105,9 +105,7 @@ def start(
 def _check_count(name: str, predecessors: Sequence[str], sources: Sequence[Weights]) -> None:
     if not predecessors:
         chain = [other for other, entry in NETS.items() if entry.starts_from]
-        raise WeightsError(
-            f"net {name}", f"{_origin(name)}, which starts from nothing", f"one of {', '.join(chain)}"
-        )
+        raise WeightsError(f"net {name}", _origin(name), f"one of {', '.join(chain)}")
     if len(sources) != len(predecessors):
         wanted = " and then ".join(predecessors)
         raise WeightsError(f"net {name}", f"{len(sources)} weight files", f"{len(predecessors)}: {wanted}",
@@ -115,7 +113,12 @@ def _check_count(name: str, predecessors: Sequence[str], sources: Sequence[Weigh
 
 
 def _origin(name: str) -> str:
-    return "a classifier" if find(name).data is None else "a net trained from scratch"
+    entry = find(name)
+    if entry.own is not None:
+        return f"a net that fcn train --recipe {name} starts by itself"
+    return (
+        f"{'a classifier' if entry.data is None else 'a net trained from scratch'}, which starts from nothing"
+    )
 
 
 def _predecessor(name: str, wanted: str, weights: Weights, expand: bool) -> str:

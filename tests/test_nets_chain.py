@@ -198,6 +198,7 @@ def _with(name: str, layer: str, *shapes: tuple[int, ...]) -> Weights:
     ("name", "sources", "message"),
     [
         ("vgg16", [], "net vgg16: a classifier, which starts from nothing"),
+        ("deconvnet", [], "net deconvnet: a net that fcn train --recipe deconvnet starts by itself"),
         ("voc-fcn8s", [], "net voc-fcn8s: 0 weight files; wanted 1: voc-fcn16s"),
         ("nyud-fcn32s-color-hha", [made_weights("nyud-fcn32s-color")],
          "1 weight files; wanted 2: nyud-fcn32s-color and then nyud-fcn32s-hha"),
