@@ -20,11 +20,12 @@ from caffe_weights.errors import FormatError, InputError
 from caffe_weights.export import write_weights
 from reproduce.cli import load_command
 from reproduce.nets import Form, make_net
-from reproduce.published import identity
+from reproduce.published import identity, verdicts
 from reproduce.published.checks import Context
 from reproduce.published.checks.nets import Nets
 from reproduce.published.claims import load_claims
 from reproduce.published.identity import KnownWeights, content_hash, identify
+from reproduce.published.relations import Relation
 from reproduce.published.rescoring import Scoring
 from reproduce.published.timings import read_timings
 from reproduce.published.verdicts import STATUSES, Audit, Given, Verdict, audit
@@ -345,7 +346,9 @@ def test_the_last_timing_of_each_device_counts(tmp_path: Path) -> None:
         path = tmp_path / "one.json"
         path.write_text(json.dumps({**RESULT, "device": device, "claims": {"F15.T1-08": row}}))
         timings += read_timings(path)
-    how = one("F15.T1-08", Given(timings=timings)).how
+    found = one("F15.T1-08", Given(timings=timings))
+    how = found.how
+    assert found.value == 20  # of the last, though another device was heard of later than its first
     assert "on a card, 2026-01-02: 20" in how
     assert "on another, 2026-01-02: 50" in how
     assert "30" not in how
@@ -368,6 +371,15 @@ def test_timings_of_no_claim_of_ours_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text(json.dumps({**RESULT, "claims": {"no such claim": RESULT["claims"]["F15.T1-08"]}}))
     assert one("F15.T1-08", Given(timings=read_timings(path))).status == "needs GPU"
+
+
+def test_of_several_relations_the_one_that_fails_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`F15.T3-06` (62.2) is held against itself, which holds, and against another claim, which does not."""
+    rows = [Relation("F15.T3-06", "=", "{F15.T3-06}", ""), Relation("F15.T3-06", "=", "{F15.T3-07}", "")]
+    monkeypatch.setattr(verdicts, "load_relations", lambda: rows)
+    found = one("F15.T3-06")
+    assert (found.status, found.how) == ("inconsistent", "≠ ~175 ms")
+    assert any(note.startswith("consistent: ") for note in found.notes)
 
 
 def test_data_that_is_not_there() -> None:

@@ -89,10 +89,12 @@ def ratio_words(claim: Claim, value: float) -> str:
 
 
 def latest(timings: Iterable[Timing]) -> dict[str, list[Timing]]:
-    """By claim, the last measurement of each device."""
+    """By claim, the last measurement of each device, in the order of `timings`."""
     found: dict[str, dict[str, Timing]] = {}
     for timing in timings:
-        found.setdefault(timing.claim, {})[timing.device] = timing
+        by_device = found.setdefault(timing.claim, {})
+        by_device.pop(timing.device, None)
+        by_device[timing.device] = timing
     return {claim: list(by_device.values()) for claim, by_device in found.items()}
 
 
