@@ -95,13 +95,14 @@ def _explain(net: Net, index: int, given: Mapping[str, Shape]) -> CropExplanatio
         computed = offsets_of(alignment)
     except NetError as error:
         problem = str(error)
-    used = computed if computed is not None else (written or (0,))[-2:]
     sizes, trouble = _sizes(net, graph, index, given)
-    before, after = _slack(sizes, used) if sizes else (None, None)
+    in_file, misfit = _in_file(layer, len(sizes[0]) if sizes else 2)
+    before, after = _slack(sizes, in_file if computed is None else computed) if sizes else (None, None)
     m = alignment.a_to_b if alignment else CoordMap(None, (), ())
     problem = (
         problem
-        or _written_problem(layer, written, computed)
+        or misfit
+        or _written_problem(layer, in_file, computed)
         or trouble
         or _size_problem(layer, before, after)
     )
@@ -138,8 +139,10 @@ def _sizes(
         blobs = infer_shapes(part).blobs
     except NetError as error:
         return None, str(error)
-    a, b = (blobs[graph.name(node)][2:] for node in graph.bottoms[index])
-    return (a, b), ""
+    a, b = (blobs[graph.name(node)] for node in graph.bottoms[index])
+    if len(a) != len(b):
+        return None, f"its bottoms are {dims(a)} and {dims(b)}; wanted as many axes in both"
+    return (a[2:], b[2:]), ""
 
 
 def _slack(sizes: tuple[Shape, Shape], offset: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -148,12 +151,25 @@ def _slack(sizes: tuple[Shape, Shape], offset: tuple[int, ...]) -> tuple[tuple[i
     return before, after
 
 
-def _written_problem(layer: Layer, written: tuple[int, ...] | None, computed: tuple[int, ...] | None) -> str:
-    effective = (written or (0,))[-2:]
-    if computed is None or _numbers(effective) == _numbers(computed):
+def _in_file(layer: Layer, axes: int) -> tuple[tuple[int, ...], str]:
+    """The offsets that the file gives the spatial axes, and what is wrong with how it gives them."""
+    crop, rank = layer.crop_param, axes + 2
+    axis = crop.axis + rank if crop.axis < 0 else crop.axis
+    offsets, cut = tuple(crop.offset) or (0,), rank - axis
+    if not 0 <= axis < rank or len(offsets) not in (1, cut):
+        found = f"{len(offsets)} offset{'s' * (len(offsets) > 1)} from axis {crop.axis} on"
+        return (0,) * axes, f"the file gives {found} for blobs of {rank} axes"
+    every = (0,) * axis + (offsets if len(offsets) == cut else offsets * cut)
+    if axis > 2:
+        return every[2:], f"the file cuts from axis {crop.axis} on, not the spatial axis before it"
+    return every[2:], f"the file cuts channels or items too: {_numbers(every)}" if any(every[:2]) else ""
+
+
+def _written_problem(layer: Layer, in_file: tuple[int, ...], computed: tuple[int, ...] | None) -> str:
+    if computed is None or _numbers(in_file) == _numbers(computed):
         return ""
-    if written is not None:
-        return f"the file says {_numbers(effective)}"
+    if layer.crop_param.offset:
+        return f"the file says {_numbers(in_file)}"
     if layer.HasField("crop_param"):
         return "the file gives no offset, which is 0"
     return "the file gives no offset: 0 to BVLC Caffe, this one to the fork that such nets were written for"

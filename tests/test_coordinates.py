@@ -456,6 +456,40 @@ def test_what_is_wrong_with_a_crop_is_said(net: Chain, problem: str) -> None:
     assert "\n" not in e.words
 
 
+@pytest.mark.parametrize(
+    (
+        "crop",
+        "problem",
+    ),  # by crop_layer.cpp: offsets belong to the axes from `axis` on, one alone to all of them
+    [
+        ("axis: 2 offset: 1", ""),
+        ("axis: -2 offset: 1 offset: 1", ""),
+        ("axis: 1 offset: 0 offset: 1 offset: 1", ""),
+        ("axis: 1 offset: 0 offset: 1 offset: 2", "the file says 1 x 2"),
+        ("axis: 1 offset: 1", "the file cuts channels or items too: 0 x 1 x 1 x 1"),
+        ("axis: 3 offset: 1", "the file cuts from axis 3 on, not the spatial axis before it"),
+        ("axis: 4 offset: 1", "the file gives 1 offset from axis 4 on for blobs of 4 axes"),
+        ("offset: 1 offset: 1 offset: 1", "the file gives 3 offsets from axis 2 on for blobs of 4 axes"),
+    ],
+)
+@pytest.mark.parametrize("sizes", [{"data": (1, 1, 41, 41)}, None])
+def test_the_axes_that_the_file_cuts_count(
+    crop: str, problem: str, sizes: dict[str, tuple[int, ...]] | None
+) -> None:
+    net = Chain().conv("c", 5, p=3).crop("y", "data", f"crop_param {{ {crop} }}").net
+    (e,) = explain_crop(net, sizes)
+    assert (e.offset_computed, e.problem) == ((1,), problem)
+    assert ("as in the file" in e.words) == (not problem)
+
+
+def test_a_crop_of_a_flat_blob_has_no_sizes() -> None:
+    net = Chain().add("ip", "InnerProduct", "inner_product_param { num_output: 2 }").net
+    net.layer.add(name="y", type="Crop", bottom=["ip", "data"], top=["y"])
+    (e,) = explain_crop(net, {"data": (1, 1, 41, 41)})
+    assert (e.sizes, e.slack_after) == (None, None)
+    assert "it keeps no grid of pixels" in e.problem
+
+
 @pytest.mark.parametrize("call", [explain_crop, fill_crops])
 def test_a_crop_of_one_blob_is_refused(call: Callable[[Net], object]) -> None:
     with pytest.raises(NetError, match=r"layer y \(Crop\): 1 bottoms"):

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from caffe_weights.caffe_pb2 import NetParameter
+from caffe_weights.errors import in_net
 from caffe_weights.filtering import filter_net
 from caffe_weights.upgrade import load_net
 from reproduce.commands.common import Size, fcn_command, json_option, print_json
@@ -40,8 +41,9 @@ def command(prototxt: str, size: tuple[int, int] | None, as_json: bool) -> None:
                on the way from the ancestor to either bottom;
                problem ("" if all is well), words
     """
-    net = filter_net(load_net(prototxt), "TEST")
-    found = explain_crop(net, _input_shapes(net, size))
+    with in_net(prototxt):
+        net = filter_net(load_net(prototxt), "TEST")
+        found = explain_crop(net, _input_shapes(net, size))
     if as_json:
         crops = [_plain(vars(item)) for item in found]
         print_json({"net": prototxt, "size": list(size) if size else None, "crops": crops})
