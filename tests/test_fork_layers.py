@@ -323,3 +323,20 @@ def test_a_deconvolution_of_single_values_is_a_matrix_product(bias: bool) -> Non
     np.testing.assert_allclose(run(net, x)[0].detach(), wanted, rtol=1e-13)
     leaves = (x.requires_grad_(), *net.params["l"])
     assert torch.autograd.gradcheck(lambda leaf, *rest: run(net, leaf)[0], leaves)
+
+
+@pytest.mark.parametrize(("pad", "dilation", "group"), [(1, 1, 1), (0, 2, 1), (2, 3, 1), (0, 1, 2)])
+def test_a_deconvolution_of_single_values_by_loops(pad: int, dilation: int, group: int) -> None:
+    """Where a part of the window is cut off, has holes, or belongs to a group."""
+    more = f"""convolution_param {{ num_output: 4 kernel_size: 3 pad: {pad} dilation: {dilation}
+               group: {group} weight_filler {{ type: "gaussian" }} bias_term: false }}"""
+    net, x = net_of("Deconvolution", [(2, 6, 1, 1)], more), draw(2, 6, 1, 1)
+    weight = net.params["l"][0].detach().numpy()
+    side = 2 * dilation + 1 - 2 * pad
+    wanted = np.zeros((2, 4, side, side))
+    for n, c, o, h, w in np.ndindex(2, *weight.shape):
+        row, column = h * dilation - pad, w * dilation - pad
+        if 0 <= row < side and 0 <= column < side:
+            out = o + c // (6 // group) * (4 // group)
+            wanted[n, out, row, column] += x[n, c, 0, 0] * weight[c, o, h, w]
+    np.testing.assert_allclose(run(net, x)[0].detach(), wanted, rtol=1e-12, atol=1e-15)

@@ -206,10 +206,26 @@ def test_modes_of_autograd_share_no_rims() -> None:
     want = run(plain, inputs)
     with torch.inference_mode():
         assert apart(short(**inputs), want) < EXACT
-    out = short(**inputs)["score"]
-    out.sum().backward()
-    assert apart({"score": out.detach()}, want) < EXACT
     assert apart(run(short, inputs), want) < EXACT
+    gradients = []
+    for net in (plain, short):
+        out = net(**inputs)["score"]
+        out.sum().backward()
+        assert apart({"score": out.detach()}, want) < EXACT
+        gradients.append({k: p.grad for k, p in net.named_parameters() if p.grad is not None})
+    assert len(gradients[0]) > 30
+    assert apart(gradients[1], gradients[0]) < 1e-10  # also by way of the rims, which were known before
+    assert apart(run(short, inputs), want) < EXACT
+
+
+def test_autocast_shares_no_rims() -> None:
+    plain, short = both_ways("voc-fcn32s", dtype=torch.float32)
+    inputs = pictures(plain, (40, 50))
+    want = run(plain, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        halves = run(short, inputs)
+    assert apart({"score": halves["score"].float()}, want) > 1e-4
+    assert apart(run(short, inputs), want) < NET
 
 
 def test_without_a_wide_padding_nothing_changes() -> None:

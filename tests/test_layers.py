@@ -94,6 +94,15 @@ def test_convolution_of_a_kernel_over_the_edge_has_one_output() -> None:
     torch.testing.assert_close(got.sum(), x.sum())
 
 
+def test_convolution_of_a_kernel_over_the_padded_input_has_one_output() -> None:
+    """Larger than the input and one side of its padding, and no larger than both: a sum of all values."""
+    more = "convolution_param { kernel_size: 5 pad: 1 num_output: 1 weight_filler { value: 1 } }"
+    x = draw(1, 2, 3, 3)
+    (got,) = run(net_of("Convolution", [(1, 2, 3, 3)], more), x)
+    assert got.shape == (1, 1, 1, 1)
+    torch.testing.assert_close(got.sum(), x.sum())
+
+
 def test_convolution_axis_leaves_leading_axes_alone() -> None:
     more = 'convolution_param { axis: 2 kernel_size: 3 num_output: 5 weight_filler { type: "gaussian" } }'
     x = draw(2, 3, 4, 6, 7)
