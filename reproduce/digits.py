@@ -21,7 +21,6 @@ from PIL import Image
 FIELD = 28
 STRIDE = 4
 HEIGHT = 20
-MARGIN = FIELD - HEIGHT
 GROUND = 0  # the class of a canvas where there is no ink; digit d is 1 + d
 INK = 0.3  # above it a pixel belongs to the digit
 TRIES = 20  # places looked at for a digit before it is left out
@@ -36,14 +35,6 @@ def draw_digit(image: np.ndarray) -> np.ndarray:
     field = np.zeros((FIELD, FIELD), np.float32)
     field[top : top + height, left : left + width] = ink
     return field
-
-
-def draw_cells(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Digits side by side, one a cell of 28 pixels: float32, 28 x (28 * count), in [0, 1].
-
-    Field number 7 * i of a fully convolutional LeNet then looks at cell i exactly.
-    """
-    return np.concatenate([draw_digit(image) for image in images], axis=1)
 
 
 def draw_strip(

@@ -13,7 +13,7 @@ from PIL import Image
 from reproduce import demo
 from reproduce.demo import NONE, find_digits, next_commands, report, run_demo
 from reproduce.demo_segmentation import MODELS, segment_canvases
-from reproduce.digits import draw_cells, draw_digit, draw_strip, field_centres
+from reproduce.digits import draw_digit, draw_strip, field_centres
 from reproduce.recognition import recognize
 from surgery.interpolation import bilinear_weights
 
@@ -145,12 +145,6 @@ def test_a_digit_is_20_high_centred_and_white_on_black() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 23, 9, 18)
     assert drawn.max() == 1
     assert drawn.min() == 0
-
-
-def test_cells_stand_side_by_side() -> None:
-    cells = draw_cells([BLOCK, BLOCK])
-    assert cells.shape == (28, 56)
-    assert (cells[:, 28:] == draw_digit(BLOCK)).all()
 
 
 def test_strip_has_the_gaps_asked_for() -> None:

@@ -88,17 +88,6 @@ def check(
     return reports
 
 
-def class_counts(dataset: Dataset, part: str = "", step: Callable[[], None] | None = None) -> np.ndarray:
-    """Pixels of each class of a target in the dataset's split, int64; void does not count."""
-    part = part or dataset.targets[0]
-    total = np.zeros(256, np.int64)
-    for identity in dataset.ids:
-        total += np.bincount(dataset.label(identity, part).reshape(-1), minlength=256)
-        if step is not None:
-            step()
-    return total[: len(dataset.class_names[part])]
-
-
 def _empty(dataset: Dataset) -> SplitReport:
     split, expected = dataset.split, dataset.expected(dataset.split.name)
     ids, counts = np.unique(np.array(split.ids), return_counts=True)

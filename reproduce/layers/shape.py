@@ -101,7 +101,6 @@ class Crop(Layer):
     """The part of bottom 0 from the offsets on that has bottom 1's size, for axes `axis` and up."""
 
     fresh = False
-    reference_bottoms = (1,)
 
     def __init__(self, definition: Definition, phase: str) -> None:
         super().__init__(definition, phase)

@@ -39,7 +39,6 @@ from reproduce.search.supernet import Supernet
 from reproduce.train import place
 
 SNAPSHOT, ARCHITECTURE = "search.pt", "architecture.json"
-HALVES = ("weights", "architecture")
 
 
 class CyclingOrder:
