@@ -88,3 +88,4 @@ def test_an_fcn_is_drawn_in_one_row(tmp_path: Path) -> None:
     draw(picture, None, panels, tmp_path / "b.png")
     with Image.open(tmp_path / "a.png") as first, Image.open(tmp_path / "b.png") as second:
         assert first.width > second.width > second.height
+        assert (np.asarray(first.convert("L"))[:3] == 255).all()  # titles of two lines are not cut

@@ -20,7 +20,7 @@ from caffe_weights.files import PathLike, replace_file
 from reproduce.visualize import voc_palette
 
 SHOWN = ("Deconvolution", "Unpooling", "Upsample")
-PANEL_INCHES, DPI = 2.3, 110
+PANEL_INCHES, TITLE_INCHES, DPI = 2.3, 0.4, 110
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,12 @@ def draw(
 
     rows = rows_of(panels)
     across = max(2 + len(rows[0]) if labels is not None else 1 + len(rows[0]), *(len(row) for row in rows))
-    figure = Figure(figsize=(PANEL_INCHES * across, PANEL_INCHES * 1.12 * len(rows)), layout="constrained")
+    height = (PANEL_INCHES + TITLE_INCHES) * len(rows)
+    figure = Figure(figsize=(PANEL_INCHES * across, height), layout="constrained")
     axes = figure.subplots(len(rows), across, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
+        axis.set_anchor("S")  # the room is for titles, which the layout does not see
     _image(axes[0][0], picture, "picture")
     for row, line in zip(rows, axes, strict=True):
         first = 1 if row is rows[0] else 0
