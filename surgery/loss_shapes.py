@@ -18,6 +18,8 @@ HIDDEN_STATES = {"LSTM": 2, "RNN": 1}
 def paired_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """EuclideanLoss and SigmoidCrossEntropyLoss: two bottoms of equal count."""
     _same_items(layer, bottoms)
+    if layer.type == "EuclideanLoss":
+        legacy(layer, bottoms[0])
     if prod(bottoms[0]) != prod(bottoms[1]):
         raise _mismatch(layer, bottoms, "as many values in both")
     return ((),), ()
@@ -26,6 +28,7 @@ def paired_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 def hinge_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """HingeLoss: one label an item."""
     _same_items(layer, bottoms)
+    legacy(layer, bottoms[0])
     if prod(bottoms[1]) != bottoms[0][0]:  # Caffe would read the first so many
         raise _mismatch(layer, bottoms, "one label an item")
     return ((),), ()
@@ -47,6 +50,8 @@ def label_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
 def multinomial_loss(layer: Layer, bottoms: Shapes) -> tuple[Shapes, Shapes]:
     """MultinomialLogisticLoss: probabilities and one label an item."""
     _same_items(layer, bottoms)
+    for i, shape in enumerate(bottoms):
+        legacy(layer, shape, i)
     if prod(bottoms[1][1:]) != 1:
         raise _mismatch(layer, bottoms, "one label an item")
     return ((),), ()
@@ -162,6 +167,8 @@ def _label_axis(layer: Layer, bottoms: Shapes, axis: int) -> int:
 
 
 def _check_infogain(layer: Layer, bottoms: Shapes, classes: int) -> None:
+    if layer.loss_param.HasField("normalize"):
+        raise fail(layer, "normalize is set", "normalization", "this layer does not take the older flag")
     if len(bottoms) < 3:
         if not layer.infogain_loss_param.source:
             raise fail(layer, "no source and no third bottom", "an infogain matrix", "set source")
