@@ -8,7 +8,11 @@ has two readers; so does a Split of the definition, unless it stops the gradient
 Follows `Net::Init` in `src/caffe/net.cpp` and `src/caffe/util/insert_splits.cpp` of BVLC/caffe at 9b891540.
 Departures: the outputs stand in the order of the net (Caffe sorts them by name); a loss without a top gets
 one named after the layer (Caffe makes one that cannot be read); force_backward makes no gradients of
-parameters with lr_mult 0, which no solver uses.
+parameters with lr_mult 0, which no solver uses. Memory that Caffe shares is not shared here: a layer that
+works in place on a top of a Split or Reshape changes no other blob, nor what the layer before needs for its
+gradient. Nor is propagate_down: false ever passed by (Caffe's Reshape, BatchNorm and Softmax do not look at
+it, which shows where another layer reads their bottom). Gradients add up where Caffe keeps one: at a loss of
+no stated weight that another layer reads, under a Flatten of a Reshape, and over passes at a Parameter.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Follows `lrn_layer.cpp`, `batch_norm_layer.cpp`, `mvn_layer.cpp`, `scale_layer.cpp` and `bias_layer.cpp` of
 BVLC/caffe at 9b891540. MVN has a backward of its own, because Caffe's takes deviation + eps for the
 deviation. In BatchNorm the three parameters are sums that grow with every forward pass on batch statistics,
-as in Caffe, in either phase, and with or without gradients.
+as in Caffe, in either phase, and with or without gradients. Departure: the gradient of a Scale's factors adds
+up over passes and sharers also where the batch is one item; Caffe keeps the last one there.
 """
 
 from __future__ import annotations
