@@ -106,12 +106,13 @@ class SoftmaxWithLoss(_Labelled):
         if target.dim() > 1 or log_prob.dim() > 2:
             target = target.reshape(log_prob.shape[:1] + log_prob.shape[2:])
         divisor, mean = self.divisor(target)
-        try:
+        try:  # looked at first, while the map is in the processor's cache
+            within = looks and self.within(log_prob.detach(), target)
             total = self.losses(log_prob, target, "mean" if mean else "sum")
         except IndexError:
             checked_indices(self.where(), label, log_prob.shape[1], self.ignore)
             raise
-        if looks and self.within(log_prob.detach(), target):
+        if within:
             return total if mean else total / divisor
         each = self.losses(log_prob, target, "none")
         return bounded(each, -math.inf, LARGEST_LOSS).sum() / divisor
@@ -119,12 +120,8 @@ class SoftmaxWithLoss(_Labelled):
     def within(self, log_prob: Tensor, target: Tensor) -> bool:
         """Whether no loss needs the bound. Over a map it is cheaper to look at every class's."""
         if target.dim() > 1:
-            lowest = torch.aminmax(log_prob)[0]  # faster than amin
-        elif self.ignore is None:  # a gather starts no second thread
-            lowest = log_prob.gather(1, target.unsqueeze(1)).min()
-        else:
-            lowest = -self.losses(log_prob, target, "none").max()
-        return not lowest.item() < -LARGEST_LOSS
+            return not -log_prob.amin().item() > LARGEST_LOSS
+        return not self.losses(log_prob, target, "none").max().item() > LARGEST_LOSS
 
     def losses(self, log_prob: Tensor, target: Tensor, reduction: str) -> Tensor:
         """PyTorch's losses, 0 for an ignored item. IndexError for a label out of range."""
