@@ -9,7 +9,6 @@ types, so a net; a model that has a net can be written with another one, matched
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from caffe_weights.caffemodel import (
 )
 from caffe_weights.dialects import AUTO
 from caffe_weights.errors import FileError, FormatError, WeightsError
-from caffe_weights.files import open_input, replace_file
+from caffe_weights.files import PathLike, open_input, replace_file
 from caffe_weights.mapped import CAFFE_MOST_BYTES
 from caffe_weights.safetensors_file import read_safetensors, write_safetensors
 from caffe_weights.torch_file import read_torch, write_torch
@@ -36,8 +35,6 @@ from caffe_weights.torchvision import convert_vgg16, is_vgg16
 from caffe_weights.upgrade import upgrade_net
 from caffe_weights.weights import Weights, from_tensors, is_absent, to_tensors
 from caffe_weights.zipped import BROKEN_ZIP, read_npz, write_npz
-
-PathLike = str | os.PathLike[str]
 
 # Extension -> format. The longest that fits counts.
 EXTENSIONS = {
@@ -94,6 +91,10 @@ def write_weights(
     if str(path).endswith(".gz"):
         raise FileError(str(path), "a compressed output", "a plain .caffemodel", "compress it afterwards")
     checked = _checked(weights if net is None else with_shared(weights, net))
+    cut = [name for name in checked if "\0" in name and kind in ("hdf5", "npz")]
+    if cut:
+        where = f"{path}: layer {cut[0]!r}"
+        raise WeightsError(where, "a name with a zero byte, where this format ends it", do="choose another")
     with replace_file(path, force) as temporary:
         if kind == "hdf5":
             from caffe_weights.hdf5 import write_hdf5  # h5py is a tenth of the start of `fcn inspect`

@@ -87,6 +87,8 @@ def spool(chunks: Iterator[bytes], where: str, most_bytes: int = CAFFE_MOST_BYTE
         spooled.flush()
     except OSError as error:
         spooled.close()
+        if error.errno is None:  # of the chunks, as gzip's of damaged data
+            raise
         raise FileError(where, f"cannot be unpacked to a temporary file ({error.strerror})") from None
     except BaseException:
         spooled.close()

@@ -199,6 +199,8 @@ BAD = {
     ),
     "a prototxt": (b'layer { name: "a" type: "Input" }\n', "a text file, perhaps a prototxt"),
     "broken gzip": (gzip.compress(SMALL)[:-9], "broken gzip data"),
+    "wrong check of a gzip": (gzip.compress(SMALL)[:-8] + bytes(8), "broken gzip data .*check failed"),
+    "more behind a gzip": (gzip.compress(SMALL) + b"xx", "broken gzip data"),
 }
 
 

@@ -74,6 +74,13 @@ def test_hdf5_refuses_a_slash_as_caffe_does(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("extension", ["npz", "h5"])
+def test_a_name_that_the_format_would_cut_is_refused(tmp_path: Path, extension: str) -> None:
+    with pytest.raises(WeightsError, match="a name with a zero byte"):
+        write_weights(sample(("a\0b", "c", "d")), tmp_path / f"a.{extension}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_libraries_read_the_same(tmp_path: Path) -> None:
     weights = sample()
     flat = {blob_key(n, i): a for n, arrays in weights.items() for i, a in enumerate(arrays)}
