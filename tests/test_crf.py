@@ -99,7 +99,7 @@ def test_zero_weights_give_the_softmax_and_beliefs_sum_to_one(rule: str, exact: 
         pytest.importorskip("pydensecrf", reason="needs the extra [crf]")
     full = find_settings("deconvnet", normalization=rule)
     beliefs = dense_crf(unary_of_scores(scores), smooth_picture(), full, exact)
-    np.testing.assert_allclose(beliefs.sum(0), 1, atol=1e-5)
+    np.testing.assert_allclose(beliefs.sum(0), 1, atol=2e-6)
 
 
 def lattice_kernel(rule: str, gaussian: bool) -> np.ndarray:
@@ -139,7 +139,7 @@ def test_pydensecrf_is_the_exact_mean_field_on_its_own_kernel(rule: str, lattice
 def test_the_rules_mean_the_same_in_the_library(kind: bool, lattice: Kernels) -> None:
     for rule, normalize in NORMALIZATIONS.items():
         want = normalize(lattice["none", kind])
-        np.testing.assert_allclose(lattice[rule, kind], want, atol=2e-3 * want.max())
+        np.testing.assert_allclose(lattice[rule, kind], want, atol=5e-4 * want.max())
 
 
 def exact_kernel(rule: str, gaussian: bool) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_the_released_rules_are_the_scripts(batch: int) -> None:
     got, used = picture_scores(made_score, IMAGE, BOXES, SIDE, MEAN, rules, batch)
     assert used == 4
     want = released(IMAGE, PADDED, SIDE, 4, 11)
-    np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got.numpy(), want, rtol=2e-6, atol=2e-6)
     assert (got == 0).any()
 
 
@@ -159,7 +159,7 @@ def test_clean_aggregation(aggregate: str) -> None:
     want = np.nan_to_num(want)
     got, used = picture_scores(made_score, IMAGE, boxes, SIDE, MEAN, Rules(aggregate))
     assert used == 3
-    np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got.numpy(), want, rtol=2e-6, atol=2e-6)
     assert (want < 0).any() and (want == 0).any()
 
 

@@ -202,8 +202,8 @@ def test_training_starts_from_a_predecessor(fcn: Fcn, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "voc-fcn32s: 30 blobs from vgg.caffemodel" in done.stderr
     trained = weights_of(tmp_path / "run", 1)
-    np.testing.assert_allclose(trained["conv1_1"][0], blobs["conv1_1"][0], atol=1e-4)
-    np.testing.assert_allclose(trained["fc6"][0].reshape(8, -1), blobs["fc6"][0], atol=1e-4)
+    np.testing.assert_allclose(trained["conv1_1"][0], blobs["conv1_1"][0], atol=1e-7)
+    np.testing.assert_allclose(trained["fc6"][0].reshape(8, -1), blobs["fc6"][0], atol=1e-7)
 
 
 @pytest.mark.parametrize(

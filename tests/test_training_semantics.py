@@ -61,7 +61,7 @@ def test_the_contract_set_parameters_call_and_differentiate() -> None:
         (net.params["b"][1], top_diff.sum(0)),
     ]
     for tensor, want in wanted:
-        np.testing.assert_allclose(grad(tensor), want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(grad(tensor), want, rtol=1e-6, atol=2e-7)
 
 
 def test_gradients_of_several_passes_add_up() -> None:
