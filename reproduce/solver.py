@@ -30,6 +30,7 @@ from caffe_weights.export import read_weights
 from caffe_weights.solverstate import SolverState, read_solverstate
 from caffe_weights.upgrade import load_solver, upgrade_solver
 from caffe_weights.weights import Weights
+from reproduce.layers.product import weights_last
 from reproduce.learning_rate import LearningRate
 from reproduce.memory import return_freed_memory
 from reproduce.net import ArrayLike, Net
@@ -283,7 +284,8 @@ class Solver:
                 with self.precision.forward():
                     loss = self.net.total_loss(self.net(**batch, keep=self.net.loss_weights))
                 if loss.requires_grad:
-                    self.precision.scaled(loss).backward()
+                    with weights_last():
+                        self.precision.scaled(loss).backward()
                 total = total.to(loss.device) + loss.detach()
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad

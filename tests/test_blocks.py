@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -199,3 +200,25 @@ layer { name: "c" type: "Convolution" bottom: "data" top: "c"
     want = x.numpy()[..., :4].sum(2, keepdims=True) + x.numpy()[..., 1:].sum(2, keepdims=True)
     for values in both(net, monkeypatch, [], data=x):
         assert np.array_equal(values["c"].numpy(), want)
+
+
+def test_gradients_of_large_weights_can_come_last_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "LARGE_WEIGHTS", 256 * 256)
+    net = Net(make_net("voc-fcn32s", form=Form(16)), seed=0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_(0, 0.05)
+    first, large = net.params["conv1_1"][0], (net.params["fc6"][0], net.params["fc7"][0])
+    without: list[bool] = []
+    first.register_post_accumulate_grad_hook(lambda _: without.append(all(p.grad is None for p in large)))
+    pictures = torch.randn(2, 1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    found = []
+    for way in (nullcontext, product.weights_last):
+        net.zero_grad()
+        for x in pictures:  # the second adds to the first
+            with way():
+                net(data=x)["score"].square().sum().backward()
+        found.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    assert without == [False, False, True, False]
+    assert len(found[0]) >= 2 * 15
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

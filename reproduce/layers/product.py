@@ -5,11 +5,16 @@ PyTorch's convolution would first bring the weights into another order, in each 
 411 MB, three times in a step of training, and at 256x256 longer work than the sums. The rows are gathered in
 portions of `ROWS_BYTES`, so that the workspace does not grow with the image. The sums are the same, in
 another order.
+
+Such weights lie near the end of a net, so a backward pass makes their gradients first, while it still has the
+blobs of all layers. `weights_last` has them made when those are freed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
 from typing import Any
 
@@ -25,6 +30,27 @@ ROWS_BYTES = 1 << 25
 LINEAR = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 )
+
+Waiting = list[tuple[Tensor, Tensor, Tensor, Window]]  # weights, bottom, gradient of the top
+_waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def weights_last() -> Iterator[None]:
+    """Gradients of large weights that `Tensor.backward` makes within are added to `grad` at the end.
+
+    They are the same numbers. Not for `torch.autograd.grad`, which would find no gradient of them.
+    """
+    waiting: Waiting = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
+    with torch.no_grad():
+        for weight, x, top, window in waiting:
+            grad = _weight_grad(weight, x, top, window)
+            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
 
 
 def plain_floats(x: Tensor) -> bool:
@@ -71,17 +97,22 @@ class _Product(torch.autograd.Function):
         top = grad.permute(0, 2, 3, 1)  # (N, out h, out w, out)
         matrix = weight.reshape(len(weight), -1)
         x_grad = _spread(top, matrix, x, ctx.window) if to_x else None
+        waiting = _waiting.get()
         weight_grad = None
-        if to_weight:
-            for place, rows in _portions(_windows(x, ctx.window)):
-                part = top[place].reshape(len(rows), -1).t()
-                weight_grad = part @ rows if weight_grad is None else weight_grad.addmm_(part, rows)
-        return (
-            x_grad,
-            None if weight_grad is None else weight_grad.view(weight.shape),
-            top.sum((0, 1, 2)) if to_bias else None,
-            None,
-        )
+        if to_weight and waiting is not None and weight.is_leaf:
+            waiting.append((weight, x, top, ctx.window))
+        elif to_weight:
+            weight_grad = _weight_grad(weight, x, top, ctx.window)
+        return x_grad, weight_grad, top.sum((0, 1, 2)) if to_bias else None, None
+
+
+def _weight_grad(weight: Tensor, x: Tensor, top: Tensor, window: Window) -> Tensor:
+    result = None
+    for place, rows in _portions(_windows(x, window)):
+        part = top[place].reshape(len(rows), -1).t()
+        result = part @ rows if result is None else result.addmm_(part, rows)
+    assert result is not None
+    return result.view(weight.shape)
 
 
 def _windows(x: Tensor, window: Window) -> Tensor:
