@@ -28,8 +28,8 @@ def test_training_is_measured_next_to_the_usual_port() -> None:
              "--repeats", "1", "--turns", "1", "--threads", "1"]  # fmt: skip
     result = training.run(training.parse(words))
     net = result["nets"]["voc-fcn32s"]
-    assert [found["narrow"] for found in net["differences"]] == [16]
-    assert net["differences"][0]["loss"] < 1e-5
+    assert net["compare"]["size"] == "40x50" and net["compare"]["loss"] < 1e-5
+    assert net["judge"]["ours_float64"]["worst_gradient"] < 1e-9
     assert set(net["ways"]) == {"usual", "ours"}
     assert net["ways"]["ours"]["peak_mb"] > 50
     assert {"usual_over_ours", "memory_ours_over_usual"} <= set(net)
@@ -42,6 +42,33 @@ def test_loss_and_gradients_of_both_are_the_same(name: str) -> None:
     assert found["loss"] < 1e-6
     assert found["median_gradient"] < 1e-5
     assert found["worst_gradient"] < 1e-3
+    judged = training.judge(name, SMALL, "cpu")
+    assert judged["ours_float64"]["worst_gradient"] < 1e-12
+
+
+def test_another_gradient_is_no_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = training.gradients
+
+    def wrong(way: str, *rest: object) -> tuple[float, training.Gradients]:
+        loss, found = real(way, *rest)
+        if way == "ours":
+            found["conv1_1"][1].view(-1)[0] += 1e-6 * found["conv1_1"][1].abs().max()
+        return loss, found
+
+    monkeypatch.setattr(training, "gradients", wrong)
+    with pytest.raises(AssertionError, match="apart in float64"):
+        training.judge("voc-fcn32s", SMALL, "cpu")
+
+
+def test_the_solver_leaves_large_gradients_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reproduce.layers.product.LARGE_WEIGHTS", 12 * 12)
+    solver = training.make_solver("ours", "voc-fcn32s", (40, 50), SMALL, "cpu")
+    (first, *_), (large, *_) = solver.net.params["conv1_1"], solver.net.params["fc6"]
+    without: list[bool] = []
+    first.register_post_accumulate_grad_hook(lambda _: without.append(large.grad is None))
+    solver.step({"data": training.picture((40, 50)), "label": training.truth((40, 50))})
+    assert without == [True]
+    assert large.grad is not None and large.grad.any()
 
 
 @pytest.mark.parametrize("way", training.WAYS)
