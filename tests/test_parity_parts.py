@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,11 @@ class TestStored:
 
 
 class TestCase:
-    def test_random_inputs_are_the_same_for_one_seed(self, files: tuple[str, str]) -> None:
+    @pytest.mark.parametrize("deploy_only", [False, True])  # True: against OpenCV
+    def test_random_inputs_are_the_same_for_one_seed(self, files: tuple[str, str], deploy_only: bool) -> None:
         first, again, other = (
-            make_case(Request(*files, inputs=[f"random:{seed}"], size=(4, 5))) for seed in (7, 7, 8)
+            make_case(Request(*files, inputs=[f"random:{seed}"], size=(4, 5), deploy_only=deploy_only))
+            for seed in (7, 7, 8)
         )
         assert first.inputs["data"].shape == (1, 3, 4, 5)
         assert first.digests() == again.digests() != other.digests()
@@ -226,6 +229,7 @@ class TestCase:
         paths = save_net(tmp_path, net)
         request = Request(str(paths[0]), str(paths[1]))
         assert set(make_case(request).inputs) == {"data"}
+        assert set(make_case(replace(request, inputs=["random:7"])).inputs) == {"data"}  # no labels named
         whole = make_case(Request(str(paths[0]), str(paths[1]), backward=True))
         assert set(whole.inputs) == {"data", "label"}
         assert set(whole.inputs["label"].ravel()) <= {0.0, 1.0, 2.0}

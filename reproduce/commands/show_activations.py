@@ -56,8 +56,8 @@ def command(
     """Draw the activation maps of a net's unpooling and deconvolution layers for an IMAGE.
 
     From coarse to fine, a row for each unpooling. The net sees BGR minus VOC's mean; a net of crops, as
-    DeconvNet, sees the picture (or --box of it) resized to its input. Each panel has its own scale: black is its least value, its title tells the
-    greatest.
+    DeconvNet, sees the picture (or --box of it) resized to its input. Each panel has its own scale: black is
+    its least value, its title tells the greatest.
 
     \b
     Keys of --json:

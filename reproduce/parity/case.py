@@ -149,10 +149,11 @@ def _inputs(net: NetParameter, request: Request) -> tuple[Arrays, list[str], boo
     definition = load_definition(request.prototxt, (), request.phase)
     needed = definition.inputs
     given = _named(request.inputs, everything, needed)
-    known = {*given, *(name for name in request.stored if name in everything)}
+    named = given.keys() - {""}
+    known = {*named, *(name for name in request.stored if name in everything)}
     whole = not request.deploy_only and (request.backward or any(name not in needed for name in known))
     if not whole:
-        given = {name: spec for name, spec in given.items() if name in needed}
+        given = {name: spec for name, spec in given.items() if name in needed or not name}
     arrays = {name: _checked(a, name) for name, a in request.stored.items() if name in known}
     arrays, notes = _read(definition, given, arrays, request)
     for name, shape in needed.items():
