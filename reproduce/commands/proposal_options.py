@@ -130,3 +130,7 @@ def _check(options: dict[str, Any], source: str | None) -> None:
     for name in ("edge_model", "least_side"):
         if options[name] is not None and not source:
             raise InputError(f"--{name.replace('_', '-')}", "given without --proposals", "both")
+    if options["faithful"] and not source and not options["ensemble"]:
+        raise InputError(
+            "--faithful", "given without --proposals or --ensemble", "one of them: it is of DeconvNet"
+        )

@@ -183,7 +183,7 @@ def _tight(mask: np.ndarray) -> tuple[int, int, int, int]:
 def _check_ground(dataset: Dataset) -> None:
     if dataset.classes[0] not in GROUNDS:
         raise InputError(f"data set {dataset.kind}", f"class 0 is {dataset.classes[0]}", "a background",
-                         "stage 1 puts other objects there; make stage 2 alone")  # fmt: skip
+                         "stage 1 puts other objects there; make stage 2 alone, by --stage 2")  # fmt: skip
 
 
 def _same_size(path: Path, objects: np.ndarray, labels: np.ndarray) -> None:
