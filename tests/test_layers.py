@@ -15,6 +15,7 @@ from caffe_weights.errors import NetError
 from caffe_weights.prototxt import parse_net
 from reproduce.layers import LAYERS, READERS
 from reproduce.layers.base import FLT_MAX, Layer
+from reproduce.layers.pooling import mask_dtype
 from reproduce.net import Net
 from surgery.shapes import LAYER_RULES, LayerRule, data_types, known_types
 
@@ -101,6 +102,33 @@ def test_convolution_of_a_kernel_over_the_padded_input_has_one_output() -> None:
     (got,) = run(net_of("Convolution", [(1, 2, 3, 3)], more), x)
     assert got.shape == (1, 1, 1, 1)
     torch.testing.assert_close(got.sum(), x.sum())
+
+
+def test_convolution_of_a_kernel_over_one_edge_has_one_output() -> None:
+    more = "convolution_param { kernel_size: 4 stride: 2 num_output: 1 weight_filler { value: 1 } }"
+    x = draw(1, 2, 3, 4)
+    (got,) = run(net_of("Convolution", [(1, 2, 3, 4)], more), x)
+    assert got.shape == (1, 1, 1, 1)
+    torch.testing.assert_close(got.sum(), x.sum())
+
+
+def test_a_sum_takes_a_first_coefficient_above_one() -> None:
+    net = net_of("Eltwise", [(2, 3), (2, 3)], "eltwise_param { coeff: 2.5 coeff: -0.5 }")
+    a, b = draw(2, 3), draw(2, 3)
+    torch.testing.assert_close(run(net, a, b)[0], 2.5 * a - 0.5 * b)
+
+
+def test_sigmoid_cross_entropy_ignores_what_a_cast_makes_the_ignored_label() -> None:
+    """Caffe's static_cast<int>(0.6) is 0; what is left is log(1 + exp(2)) - 2."""
+    net = net_of("SigmoidCrossEntropyLoss", [(1, 2), (1, 2)], "loss_param { ignore_label: 0 }")
+    x, target = (torch.tensor([row], dtype=torch.float64) for row in ([1.0, 2.0], [0.6, 1.0]))
+    assert run(net, x, target)[0].item() == pytest.approx(np.log1p(np.exp(2)) - 2, rel=1e-12)
+
+
+def test_masks_of_planes_beyond_24_bits_are_float64() -> None:
+    sizes = {(4096, 4096): torch.float32, (4096, 4097): torch.float64}
+    for size, wanted in sizes.items():
+        assert mask_dtype(torch.empty(1, 1, *size, device="meta")) == wanted
 
 
 def test_convolution_axis_leaves_leading_axes_alone() -> None:
