@@ -166,7 +166,8 @@ DIALECTS: dict[str, Dialect] = {
         Dialect("deeplab", "DeepLab v2", fields={"Interp": {143: _INTERP}}),
         Dialect("pspnet", "hszhao/PSPNet, whose BN of 4 blobs keeps mean and variance and is not run here",
                 fields={"BN": _unread(137), "Interp": {163: _INTERP}, "Scale": {160: 142}, "Bias": {161: 141},
-                        "SegAccuracy": _unread(164)}, bn_blobs=4),
+                        "SegAccuracy": _unread(164)},
+                inner={"convolution_param": {17: 18, **_unread(18, 19)}}, bn_blobs=4),  # hole, hole_h, hole_w
     )
 }  # fmt: skip
 _BVLC_NUMBERS = [n for n in LayerParameter.DESCRIPTOR.fields_by_number if n not in COMMON and n not in OURS]

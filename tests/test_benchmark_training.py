@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_loss_and_gradients_of_both_are_the_same(name: str) -> None:
 def test_another_gradient_is_no_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     real = training.gradients
 
-    def wrong(way: str, *rest: object) -> tuple[float, training.Gradients]:
+    def wrong(way: str, *rest: Any) -> tuple[float, training.Gradients]:
         loss, found = real(way, *rest)
         if way == "ours":
             found["conv1_1"][1].view(-1)[0] += 1e-6 * found["conv1_1"][1].abs().max()

@@ -310,6 +310,21 @@ def test_pspnets_scale_and_bias_have_other_numbers(tmp_path: Path) -> None:
     assert (tmp_path / "b.caffemodel").read_bytes() == wanted
 
 
+def test_pspnets_hole_is_a_dilation(tmp_path: Path) -> None:
+    """17 to 19 in hszhao/PSPNet at 88d0b3ee are hole, hole_h, hole_w; 17 and 18 are others in BVLC Caffe."""
+    one = v2("c", "Convolution", 106, number(1, 2) + number(17, 4), blob((1,), 1))
+    two = v2("e", "Convolution", 106, number(1, 2) + number(18, 2) + number(19, 3), blob((1,), 1))
+    weights = read_weights(write(tmp_path, PSPNET + one + two))
+    assert weights.net is not None
+    first, second = (x.convolution_param for x in weights.net.layer[2:])
+    assert list(first.dilation) == [4] and not first.HasField("force_nd_im2col")
+    assert not second.dilation  # two numbers have no place in ours
+    weights["c"][0] = np.array([2], np.float32)
+    write_weights(weights, tmp_path / "b.caffemodel")
+    wanted = PSPNET + one.replace(floats(1) + shape(1), floats(2) + shape(1)) + two
+    assert (tmp_path / "b.caffemodel").read_bytes() == wanted
+
+
 def test_an_unknown_forks_settings_are_not_taken_for_anothers(tmp_path: Path) -> None:
     """YOLO's forks have reorg_param where BVLC Caffe has swish_param."""
     data = v2("r", "Reorg", 147, number(1, 2), blob((1,), 1))

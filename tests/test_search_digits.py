@@ -16,7 +16,7 @@ from reproduce.search.space import paths
 
 
 def test_random_architectures_are_of_like_size_and_differ() -> None:
-    like = Architecture((4, 8, 8, 8), PUBLISHED.cell[:2], benchmark.FILTERS * benchmark.NARROW)
+    like = Architecture((4, 8, 8, 8), PUBLISHED.cell[:2], benchmark.FINAL_FILTERS)
     found = benchmark.of_like_size(like, 3, 1)
     assert len({*found, like}) == 4 and found == benchmark.of_like_size(like, 3, 1)
     for other in found:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ from reproduce.nets import find, make_net
 from reproduce.nets.drop_path import add_drop_path
 
 if TYPE_CHECKING:
-    from caffe_weights.caffe_pb2 import NetParameter
+    from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
     from reproduce.nets import Form
     from reproduce.paper_options import PaperOptions
     from reproduce.run_files import DataChoice
@@ -158,37 +157,16 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
 def _one(
     name: str, choice: DataChoice, out: Path, sources: tuple[str, ...], rate: str, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from reproduce.paper_options import PaperOptions, up_between
     from reproduce.precision import check_precision
-    from reproduce.run_files import (
-        adapted,
-        form_for,
-        score_dataset,
-        set_bn_fraction,
-        solver_of,
-        train_net,
-        write_run,
-    )
+    from reproduce.run_files import form_for, score_dataset, write_run
     from reproduce.snapshots import latest_snapshot
-    from reproduce.train import PREFIX, Training, check_new, place
+    from reproduce.train import PREFIX, Training, check_new
 
     architecture = given_architecture(options["architecture"])
     form = form_for(name, choice.kind, options["narrow"], options["fc"], options["classes"], architecture)
-    paper = PaperOptions(
-        options["sample"], options["learn_interpolation"], options["only_last"], options["dropout"]
-    )
-    if out != Path(options["out"]) and not up_between(make_net(name, find(name).splits[0])):
-        paper = replace(
-            paper, learn_interpolation=None
-        )  # the first net of a recipe has nothing between skips
+    paper = _paper(name, out, options)
     init = options["init"] if sources == options["sources"] else ""  # the nets after the first have it all
-    net = train_net(name, form, choice, init, paper)
-    solver = solver_of(name, _changes(options, rate), options["seed"] if init else None)
-    solver = adapted(solver, options["momentum"], options["batch"], options["sample"])
-    if options["bn_fraction"] is not None:
-        set_bn_fraction(net, options["bn_fraction"])
-    if options["drop_path"] != 1:
-        net = add_drop_path(net, options["drop_path"], solver.max_iter * solver.iter_size // place()[1])
+    net, solver = _definitions(name, form, choice, init, paper, rate, options)
     check_new(out, options["resume"])
     check_precision(options["precision"], _device(options))
     begun = options["resume"] and latest_snapshot(out / PREFIX) is not None
@@ -198,6 +176,33 @@ def _one(
         _balance(name, net, choice, out, options["balance"])
     write_run(out, name, form, net, solver)
     return _run(Training(solver, out, weights, folder=out, scoring=scoring, **_how(options)), name)
+
+
+def _paper(name: str, out: Path, options: dict[str, Any]) -> PaperOptions:
+    """What the paper tried; the first net of a recipe has no interpolation between skips to learn."""
+    from reproduce.paper_options import PaperOptions, up_between
+
+    first = out != Path(options["out"]) and not up_between(make_net(name, find(name).splits[0]))
+    learned = None if first else options["learn_interpolation"]
+    return PaperOptions(options["sample"], learned, options["only_last"], options["dropout"])
+
+
+def _definitions(
+    name: str, form: Form, choice: DataChoice, init: str | None, paper: PaperOptions, rate: str,
+    options: dict[str, Any],
+) -> tuple[NetParameter, SolverParameter]:  # fmt: skip
+    """The net with its data layer, and its solver, as the options change them."""
+    from reproduce.run_files import adapted, set_bn_fraction, solver_of, train_net
+    from reproduce.train import place
+
+    net = train_net(name, form, choice, init, paper)
+    solver = solver_of(name, _changes(options, rate), options["seed"] if init else None)
+    solver = adapted(solver, options["momentum"], options["batch"], options["sample"])
+    if options["bn_fraction"] is not None:
+        set_bn_fraction(net, options["bn_fraction"])
+    if options["drop_path"] != 1:
+        net = add_drop_path(net, options["drop_path"], solver.max_iter * solver.iter_size // place()[1])
+    return net, solver
 
 
 def _how(options: dict[str, Any]) -> dict[str, Any]:
