@@ -118,6 +118,20 @@ def test_a_sum_takes_a_first_coefficient_above_one() -> None:
     torch.testing.assert_close(run(net, a, b)[0], 2.5 * a - 0.5 * b)
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_second_bottom_wins_a_maximum_where_neither_is_larger(learns: bool) -> None:
+    """`x > y` of eltwise_layer.cpp, which no NaN fulfils."""
+    nan, inf = float("nan"), float("inf")
+    x = torch.tensor([[nan, 1, nan, 3, inf, -inf]], dtype=torch.float64, requires_grad=learns)
+    y = torch.tensor([[2, nan, nan, 1, -inf, inf]], dtype=torch.float64)
+    net = net_of("Eltwise", [(1, 6), (1, 6)], "eltwise_param { operation: MAX }")
+    with torch.set_grad_enabled(learns):
+        top = run(net, x, y)[0].detach()
+    wanted = torch.tensor([[2, nan, nan, 3, inf, inf]], dtype=torch.float64)
+    torch.testing.assert_close(top, wanted, equal_nan=True, rtol=0, atol=0)
+
+
+
 def test_sigmoid_cross_entropy_ignores_what_a_cast_makes_the_ignored_label() -> None:
     """Caffe's static_cast<int>(0.6) is 0; what is left is log(1 + exp(2)) - 2."""
     net = net_of("SigmoidCrossEntropyLoss", [(1, 2), (1, 2)], "loss_param { ignore_label: 0 }")

@@ -139,7 +139,7 @@ class Eltwise(Layer):
             return [self.add(bottoms)]
         y = bottoms[0]
         for i, x in enumerate(bottoms[1:]):
-            y = y * x if self.operation == PROD else torch.where(y > x if i == 0 else y >= x, y, x)
+            y = y * x if self.operation == PROD else larger(y, x, first=i == 0)
         return [y]
 
     def add(self, bottoms: list[Tensor]) -> Tensor:
@@ -149,6 +149,16 @@ class Eltwise(Layer):
         for x, c in zip(bottoms[1:], coeff[1:], strict=True):
             y = torch.add(y, x, alpha=c)
         return y
+
+
+def larger(y: Tensor, x: Tensor, first: bool) -> Tensor:
+    """The larger of two, x where neither is; of equal ones x takes the gradient at the first pair, else y."""
+    learns = torch.is_grad_enabled() and (y.requires_grad or x.requires_grad)
+    if not (learns or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        top = torch.maximum(y, x)  # twenty times as fast, but lets NaN win
+        if not top.sum().isnan():
+            return top
+    return torch.where(y > x if first else y >= x, y, x)
 
 
 class Reduction(Layer):
