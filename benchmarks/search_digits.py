@@ -11,7 +11,7 @@ and beta's: 10 times as high, since it has some hundred steps and not some ten t
     python benchmarks/search_digits.py [--seeds 0,1,2] [--processes 1] [--epochs 10] [--iterations 1200]
                                        [--save search_digits]
 
-One thread a process; about 10 minutes of processor time a seed. `--save` writes the result and the pictures of
+One thread a process; about 10 minutes of processor time a seed. `--save` writes the result and pictures of
 the first seed beside the other results. The exit code is 0 whatever wins.
 """
 
@@ -52,7 +52,7 @@ from reproduce.visualize import write_label_png
 SIZE = 65
 COUNTS = {"train": 480, "test": 120}  # canvases
 DIGITS, HEIGHTS = (1, 2), (28, 60)  # least and most on a canvas, pixels
-FINAL_FILTERS, NARROW = 32, 4  # of the final net: F = 32 / 4, twice that of the search, as the paper widens it
+FINAL_FILTERS, NARROW = 32, 4  # of the final net: F = 32 / 4, twice the F of the search
 LAYERS, BLOCKS, FILTERS = 4, 2, 4
 RANDOM_NETS, TOLERANCE = 3, 0.2
 EPOCHS, SEARCH_BATCH = 10, 4

@@ -53,7 +53,9 @@ def test_another_gradient_is_no_equal_one(monkeypatch: pytest.MonkeyPatch) -> No
     def wrong(way: str, *rest: Any) -> tuple[float, training.Gradients]:
         loss, found = real(way, *rest)
         if way == "ours":
-            found["conv1_1"][1].view(-1)[0] += 1e-6 * found["conv1_1"][1].abs().max()
+            bias = found["conv1_1"][1]
+            assert bias is not None
+            bias.view(-1)[0] += 1e-6 * bias.abs().max()
         return loss, found
 
     monkeypatch.setattr(training, "gradients", wrong)

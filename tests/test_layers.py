@@ -131,7 +131,6 @@ def test_the_second_bottom_wins_a_maximum_where_neither_is_larger(learns: bool) 
     torch.testing.assert_close(top, wanted, equal_nan=True, rtol=0, atol=0)
 
 
-
 def test_sigmoid_cross_entropy_ignores_what_a_cast_makes_the_ignored_label() -> None:
     """Caffe's static_cast<int>(0.6) is 0; what is left is log(1 + exp(2)) - 2."""
     net = net_of("SigmoidCrossEntropyLoss", [(1, 2), (1, 2)], "loss_param { ignore_label: 0 }")
