@@ -104,6 +104,7 @@ def gather(
     """Mean and variance of every BN that takes the batch's, by layer name, averaged over `batches`.
 
     `source` is asked for the inputs of the deploy form `net` by number: 0, 1, ...; then `step` is called.
+    InputError for statistics that are no finite numbers.
     """
     tops = {layer.name: statistics_tops(layer.name) for layer in learning_layers(net)}
     model = Net(statistics_net(net), weights).to(device, dtype)
@@ -114,12 +115,20 @@ def gather(
             inputs = {name: blob for name, blob in source(number).items() if name in model.inputs}
             found = model(keep=list(sums), **inputs)
             sums = {top: total + found[top].double().cpu().numpy().ravel() for top, total in sums.items()}
+            _check_finite(tops, sums, number)
             step()
     layers = model.shapes({name: tuple(blob.shape) for name, blob in inputs.items()}).layers
     return {
         name: Statistics(sums[mean] / batches, sums[variance] / batches, _count(layers[name].bottoms[0]))
         for name, (mean, variance) in tops.items()
     }
+
+
+def _check_finite(tops: Mapping[str, tuple[str, str]], sums: Mapping[str, np.ndarray], number: int) -> None:
+    for layer, pair in tops.items():
+        if not all(np.isfinite(sums[top]).all() for top in pair):
+            raise InputError(f"layer {layer}", f"NaN or infinite statistics in batch {number}", "numbers",
+                             "look for NaN in the data and the weights")  # fmt: skip
 
 
 def deploy_form(net: NetParameter, side: int) -> NetParameter:

@@ -57,6 +57,13 @@ def loaded(net: NetParameter, weights: Weights) -> Net:
     return model
 
 
+def test_statistics_that_are_no_numbers_are_refused() -> None:
+    net, (first, second) = parse_net(TWO), batches(2, 4, 2, 5, 6)
+    second[0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="layer n1: NaN or infinite statistics in batch 1; wanted numbers"):
+        gather(net, Net(net, seed=1).weights(), lambda number: {"d": (first, second)[number]}, 2)
+
+
 def test_learn_on_a_batch_is_inference_with_its_statistics_folded() -> None:
     """In float64: 29 normalisations after each other enlarge what rounding leaves."""
     net = make_net("deconvnet", "statistics", (64, 64), SMALL)
