@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import write_result
+from measure import RESULTS, write_result
 
 from caffe_weights.caffe_pb2 import NetParameter, SolverParameter
 from caffe_weights.export import read_weights
@@ -52,6 +52,7 @@ from reproduce.nets import Form, make_net
 from reproduce.nets.deconvnet import MEAN
 from reproduce.score import histogram, score
 from reproduce.solver import Solver
+from reproduce.visualize import voc_palette
 
 FORM, SIDE, BATCH = Form(4, 128, 11), 32, 32
 ITERATIONS = {"classifier": 300, "stage1": 3000, "stage2": 6000}
@@ -61,6 +62,8 @@ FOLDED = 100  # batches
 WINDOWS = 50
 TEST_CANVASES = 60
 CRF = find_settings("deconvnet")
+PICTURE = RESULTS / "deconvnet_digits.png"
+SHOWN = (("single pass", False), ("max", False), ("max", True), ("FCN-8s", False), ("product-scores", True))
 
 Scores = Callable[[np.ndarray], np.ndarray]
 
@@ -163,24 +166,56 @@ def systems(deconv: Net, member: Net) -> dict[str, Scores]:
     return {**{name: by_windows(*item) for name, item in rules.items()}, "FCN-8s": by_member}
 
 
+def energies_of(ways: Mapping[str, Scores], image: np.ndarray) -> dict[str, np.ndarray]:
+    """What each system, the ensembles too, says of a canvas: energies, classes x height x width."""
+    scores = {name: way(image) for name, way in ways.items()}
+    energies = {name: unary_of_scores(found) for name, found in scores.items()}
+    for rule in ENSEMBLES:
+        energies[rule] = ensemble_energies(rule, scores["max"], scores["FCN-8s"])
+    return energies
+
+
+def labels_of(energy: np.ndarray, image: np.ndarray, crf: bool) -> np.ndarray:
+    """The label map, refined or not."""
+    return (-dense_crf(energy, image, CRF) if crf else energy).argmin(0)
+
+
 def evaluate(ways: Mapping[str, Scores], data: Dataset) -> list[dict[str, Any]]:
     """The metrics of each system, with and without the CRF."""
     counts: dict[tuple[str, bool], np.ndarray] = {}
     for identity in data.ids:
         image, truth = data.image(identity), data.label(identity)
-        scores = {name: way(image) for name, way in ways.items()}
-        energies = {name: unary_of_scores(found) for name, found in scores.items()}
-        for rule in ENSEMBLES:
-            energies[rule] = ensemble_energies(rule, scores["max"], scores["FCN-8s"])
-        for name, energy in energies.items():
+        for name, energy in energies_of(ways, image).items():
             for crf in (False, True):
-                labels = (-dense_crf(energy, image, CRF) if crf else energy).argmin(0)
-                counts[name, crf] = counts.get((name, crf), 0) + histogram(truth, labels, 11)
+                found = histogram(truth, labels_of(energy, image, crf), 11)
+                counts[name, crf] = counts.get((name, crf), 0) + found
     return [{"system": name, "crf": crf, **score(found).metrics()} for (name, crf), found in counts.items()]
 
 
-def run(folder: Path) -> dict[str, Any]:
-    """All of it; seconds are processor time."""
+def draw(ways: Mapping[str, Scores], data: Dataset, path: Path, rows: int = 3) -> None:
+    """The first canvases of a split, and what the systems of `SHOWN` see there, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 * (2 + len(SHOWN)), 1.6 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, 2 + len(SHOWN), squeeze=False)
+    for line, identity in zip(panels, data.ids, strict=False):
+        image, truth = data.image(identity), data.label(identity)
+        energies = energies_of(ways, image)
+        maps = {"truth": truth, **{f"{name} + CRF" if crf else name: labels_of(energies[name], image, crf)
+                                   for name, crf in SHOWN}}  # fmt: skip
+        pictures = {"canvas": image, **{name: voc_palette()[labels] for name, labels in maps.items()}}
+        for panel, (name, picture) in zip(line, pictures.items(), strict=True):
+            panel.imshow(picture, interpolation="nearest")
+            panel.set_axis_off()
+            if identity == data.ids[0]:
+                panel.set_title(name.replace(" + ", "\n+ "), fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def run(folder: Path, picture: Path | None = None) -> dict[str, Any]:
+    """All of it, and a picture if wanted; seconds are processor time."""
     seconds: dict[str, float] = {}
     last = time.process_time()
 
@@ -203,8 +238,11 @@ def run(folder: Path) -> dict[str, Any]:
     deconv = folded_net(model, second)
     lap("folding")
     data = subset(open_data("digits", folder / "canvases", "test"), TEST_CANVASES)
-    table = evaluate(systems(deconv, load_model("8s")), data)
+    ways = systems(deconv, load_model("8s"))
+    table = evaluate(ways, data)
     lap("evaluation")
+    if picture is not None:
+        draw(ways, data, picture)
     return {
         "data": "composites of real digits", "test_canvases": len(data.ids), "lines": lines, "side": SIDE,
         "narrow": FORM.narrow, "fc": FORM.fc, "batch": BATCH, "iterations": ITERATIONS, "rates": RATES,
@@ -223,7 +261,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        result = run(given.folder or Path(temporary))
+        result = run(given.folder or Path(temporary), PICTURE if given.save else None)
     for row in result["table"]:
         print(f"{row['system']:<18}{'+ CRF' if row['crf'] else '':<8}mean IU {row['mean_iu']:.4f}"
               f"  pixel accuracy {row['pixel_accuracy']:.4f}")  # fmt: skip
