@@ -86,28 +86,16 @@ def test_stochastic_pooling_draws_values_by_their_size() -> None:
     assert bool((drawn != 0).all())
 
 
-def test_convolution_of_a_kernel_over_the_edge_has_one_output() -> None:
+@pytest.mark.parametrize(("width", "window"), [
+    (3, "kernel_size: 4 stride: 2"),  # over both edges
+    (4, "kernel_size: 4 stride: 2"),  # over one
+    (3, "kernel_size: 5 pad: 1"),  # over the input and one side of its padding, not over both
+])  # fmt: skip
+def test_convolution_of_a_kernel_over_the_edge_has_one_output(width: int, window: str) -> None:
     """Caffe's integer division cuts towards zero: 3 - 4 over stride 2 is 0, and so one output."""
-    more = "convolution_param { kernel_size: 4 stride: 2 num_output: 1 weight_filler { value: 1 } }"
-    x = draw(1, 2, 3, 3)
-    (got,) = run(net_of("Convolution", [(1, 2, 3, 3)], more), x)
-    assert got.shape == (1, 1, 1, 1)
-    torch.testing.assert_close(got.sum(), x.sum())
-
-
-def test_convolution_of_a_kernel_over_the_padded_input_has_one_output() -> None:
-    """Larger than the input and one side of its padding, and no larger than both: a sum of all values."""
-    more = "convolution_param { kernel_size: 5 pad: 1 num_output: 1 weight_filler { value: 1 } }"
-    x = draw(1, 2, 3, 3)
-    (got,) = run(net_of("Convolution", [(1, 2, 3, 3)], more), x)
-    assert got.shape == (1, 1, 1, 1)
-    torch.testing.assert_close(got.sum(), x.sum())
-
-
-def test_convolution_of_a_kernel_over_one_edge_has_one_output() -> None:
-    more = "convolution_param { kernel_size: 4 stride: 2 num_output: 1 weight_filler { value: 1 } }"
-    x = draw(1, 2, 3, 4)
-    (got,) = run(net_of("Convolution", [(1, 2, 3, 4)], more), x)
+    more = f"convolution_param {{ {window} num_output: 1 weight_filler {{ value: 1 }} }}"
+    x = draw(1, 2, 3, width)
+    (got,) = run(net_of("Convolution", [(1, 2, 3, width)], more), x)
     assert got.shape == (1, 1, 1, 1)
     torch.testing.assert_close(got.sum(), x.sum())
 
