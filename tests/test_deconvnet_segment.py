@@ -148,6 +148,7 @@ def test_options_that_do_not_fit(
     crops = ("segment", "x.png", "--weights", "deconv.caffemodel", "--out", "f")
     refused(fcn(*net, "--ensemble", "voc-fcn8s"), "--ensemble-weights")
     refused(fcn(*net, "--least-side", 9), "--proposals")
+    refused(fcn(*net, "--aggregate", "sum"), "--aggregate: given without --proposals; wanted both")
     refused(fcn(*net, "--faithful"), "--faithful: given without --proposals")
     refused(fcn(*net, "--crf", "deeplab"), "deeplab-v1")
     refused(fcn(*net, "--crf", "--size", "30x30"), "--size")

@@ -318,6 +318,8 @@ def test_train_refuses(fcn: Fcn, tmp_path: Path) -> None:
     refused(fcn("train", "--out", "run"), "nothing to train; wanted NAME, --recipe or --solver")
     refused(fcn(*base), "no data set; wanted --data KIND:DIR")
     refused(fcn(*base, "--data", "camvid:data"), "no start; wanted --from WEIGHTS")
+    expanded = fcn(*base, "--data", "camvid:data", "--init", "msra", "--expand-score")
+    refused(expanded, "--expand-score: given without --from; wanted both")
     refused(fcn(*base, "--data", "camvid:none", "--init", "msra"), "none: no such folder")
     refused(fcn(*base, "--data", "siftflow:data", "--init", "msra"), "no SemanticLabels")
     refused(fcn(*TRAIN, "--out", "run", "--set", "base_rl=1"), "--set: 'base_rl=1'")

@@ -32,8 +32,8 @@ _OPTIONS = (
     click.option("--max-proposals", "most", type=click.IntRange(1), default=50, show_default=True),
     click.option("--least-side", type=click.IntRange(1), default=None, metavar="PX",
                  help="Skip smaller boxes. [default: 1, or 112 with --faithful]"),
-    click.option("--aggregate", type=click.Choice(["max", "sum", "mean"]), default="max", show_default=True,
-                 help="What becomes of the scores of overlapping crops."),
+    click.option("--aggregate", type=click.Choice(["max", "sum", "mean"]), default=None,
+                 help="What becomes of the scores of overlapping crops. [default: max]"),
     click.option("--batch", type=click.IntRange(1), default=None,
                  help="Pictures of equal size, or crops, at a time. [default: 1; of crops 2, on a GPU 16]"),
     click.option("--faithful", is_flag=True,
@@ -85,10 +85,8 @@ def _rules(options: dict[str, Any]) -> Rules:
     from reproduce.deconvnet.rules import CLEAN, RELEASED
 
     rules = RELEASED if options["faithful"] else CLEAN
-    changes = {"aggregate": options["aggregate"], "most": options["most"]}
-    if options["least_side"] is not None:
-        changes["least_side"] = options["least_side"]
-    return replace(rules, **changes)
+    given = {name: options[name] for name in ("aggregate", "most", "least_side") if options[name] is not None}
+    return replace(rules, **given)
 
 
 def _member(options: dict[str, Any], device: str) -> Member | None:
@@ -127,7 +125,7 @@ def _check(options: dict[str, Any], source: str | None) -> None:
         raise InputError(f"--{whole[0]}", f"given with --{parts[0]}", "one of them")
     if options["dense"] and options["precision"] != "float32":
         raise InputError(f"--precision {options['precision']}", "given with --dense", "float32")
-    for name in ("edge_model", "least_side"):
+    for name in ("edge_model", "least_side", "aggregate"):
         if options[name] is not None and not source:
             raise InputError(f"--{name.replace('_', '-')}", "given without --proposals", "both")
     if options["faithful"] and not source and not options["ensemble"]:

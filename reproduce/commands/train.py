@@ -137,6 +137,8 @@ def _by_names(names: tuple[str, ...], options: dict[str, Any]) -> list[dict[str,
         raise InputError(
             "fcn train", "no start", "--from WEIGHTS of the predecessor, or --init for random ones"
         )
+    if options["expand"] and not options["sources"]:
+        raise InputError("--expand-score", "given without --from", "both")
     check_folder(Path(options["out"]))
     kind, folder = parse_data(options["data"])
     settings = {key: options[key] for key in ("mirror", "jitter", "crop") if options[key]}
