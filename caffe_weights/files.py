@@ -120,8 +120,10 @@ def _create_sibling(target: Path, path: PathLike) -> tuple[Path, int]:
 
 def _system_error(error: BaseException) -> OSError | None:
     """What the system said, also where a library made a RuntimeError of it: HDF5 on closing, torch.save."""
-    if isinstance(error, OSError) or type(error) is not RuntimeError:
-        return error if isinstance(error, OSError) else None
+    if isinstance(error, OSError):
+        return error
+    if type(error) is not RuntimeError:
+        return None
     if isinstance(error.__context__, OSError):
         return error.__context__
     number = re.search(r"\berrno = (\d+)", str(error))

@@ -4,12 +4,12 @@ Follows `Solver::Step`, `Solve`, `Test`, `Snapshot` and `UpdateSmoothedLoss` in 
 BVLC/caffe at 9b891540. One iteration: test if due; iter_size forward and backward passes whose gradients add
 up; smooth and display the loss; read the rate and update; snapshot if due.
 
-Departures: data is given to `step` (or pulled by `solve`) and not made by data layers; each test starts at
-its first batch again; the losses that are averaged are kept from step to step, since a step is one iteration;
-the end of `solve` shows no further loss, which would use up a batch; `device` decides where to compute, not
-solver_mode. Snapshots hold more, see `reproduce.snapshots`. In N processes of torch.distributed each one does
-iter_size / N of the passes, and the gradients are summed: the update is that of one process, unless layers
-have statistics of the batch (BatchNorm), of which the first process keeps its own.
+Departures: data is given to `step` or pulled by `solve` unless the net's own data layers read it; each test
+starts at its first batch again; the losses that are averaged are kept from step to step, since a step is one
+iteration; the end of `solve` shows no further loss, which would use up a batch; `device` decides where to
+compute, not solver_mode. Snapshots hold more, see `reproduce.snapshots`. In N processes of torch.distributed
+each one does iter_size / N of the passes, and the gradients are summed: the update is that of one process,
+unless layers have statistics of the batch (BatchNorm), of which the first process keeps its own.
 """
 
 from __future__ import annotations
