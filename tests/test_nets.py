@@ -278,7 +278,10 @@ def test_scores_cover_the_picture(name: str, size: tuple[int, int]) -> None:
                                   and NETS[name].data])  # fmt: skip
 def test_skips_fit_at_every_parity(name: str) -> None:
     for height in range(160, 196, 5):
-        infer_shapes(make_net(name, size=(height, 389 - height), form=Form(64, fc=2)))
+        size = (height, 389 - height)
+        blobs = infer_shapes(make_net(name, size=size, form=Form(64, fc=2))).blobs
+        scores = [blobs[blob][2:] for blob in ("score", "score_sem", "score_geo") if blob in blobs]
+        assert scores and set(scores) == {size}
 
 
 def test_ablations() -> None:
